@@ -1,0 +1,170 @@
+"""Keys and repositories: what an owner does once, so that pipelines can sign ever after.
+
+Every function is a use case: it looks first, changes what is missing, and can be run again.
+A private key is on disk before anything that depends on it is published, and is removed again
+only when the trust server has certainly refused it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from signimage.errors import InputError, NotInitializedError, RemoteError, UnreachableError
+from signimage.keys import PrivateKey, PublicKey, root_certificate
+from signimage.keystore import ROOT as ROOT_KEY
+from signimage.keystore import KeyStore, Passphrases
+from signimage.metadata import RELEASES, ROOT, TARGETS, FileMeta, Role
+from signimage.notary import TrustServer
+from signimage.publication import check_signer_name, signer_plan
+from signimage.trust import TrustedRepository
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that was just made: its canonical ID, and where its two halves are."""
+
+    key_id: str
+    private: Path
+    public: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Initialisation:
+    """A repository with trust data, and whether it had some before."""
+
+    repository: TrustedRepository
+    existed: bool
+
+
+def generate_key(store: KeyStore, passphrases: Passphrases, name: str, folder: Path) -> NewKey:
+    """Make a signing key: the private half into *store*, `NAME.pub` into *folder*.
+
+    Raises:
+        InputError: The name is not a legal signer name, or `NAME.pub` is there already.
+        PassphraseError: There is no passphrase for the new key.
+    """
+    check_signer_name(name)
+    public = folder / f"{name}.pub"
+    if public.exists():
+        raise InputError(f"{public} is there already", hint="Choose another name or folder")
+    key = PrivateKey.generate_ecdsa()
+    private = store.add(key, name, "", passphrases.choose(name))
+    try:
+        with public.open("xb") as file:
+            file.write(key.public_key.to_pem(name))
+    except OSError as error:
+        private.unlink()
+        raise InputError(f"{public} cannot be written: {error.strerror}") from error
+    return NewKey(key.public_key.canonical_id, private, public)
+
+
+def initialise_repository(
+    server: TrustServer, store: KeyStore, passphrases: Passphrases
+) -> Initialisation:
+    """Create the trust data of a repository, unless it has some.
+
+    The root key is the first one in *store*, or a new one; the repository key is always new.
+
+    Raises:
+        ConflictError: Somebody else initialised the repository at the same moment.
+        RemoteError: The trust server refused or could not be reached.
+    """
+    try:
+        return Initialisation(server.refresh(), existed=True)
+    except NotInitializedError:
+        pass
+    root_key = _root_key(store, passphrases)
+    targets_key = PrivateKey.generate_ecdsa()
+    file = store.add(targets_key, TARGETS, server.gun, passphrases.choose(TARGETS))
+    certificate = root_certificate(root_key, server.gun, server.clock())
+    signers = {key.public_key.canonical_id: key for key in (root_key, targets_key)}
+    try:
+        repository = server.initialise(certificate, targets_key.public_key, signers)
+    except UnreachableError:
+        raise  # it may have arrived: the key may be the only one there is
+    except RemoteError:
+        file.unlink()
+        raise
+    return Initialisation(repository, existed=False)
+
+
+def add_signer(
+    server: TrustServer,
+    store: KeyStore,
+    passphrases: Passphrases,
+    name: str,
+    keys: Sequence[PublicKey],
+) -> TrustedRepository:
+    """Let *keys* sign in the repository as *name*.
+
+    Raises:
+        InputError: The repository key is not in *store*.
+        SignImageError: The change could not be published.
+    """
+    plan = signer_plan(name, keys)
+    role, known = server.refresh().role_keys(TARGETS)
+    ids = [known[key_id].canonical_id for key_id in role.keyids]
+    held = next((key_id for key_id in ids if store.find(key_id)), None)
+    if held is None:
+        raise InputError(
+            f"{server.gun}: its repository key {' or '.join(ids)} is not in {store.private}",
+            hint="Signers are added where that key is kept, by the owner of the repository",
+        )
+    return server.publish(plan, {held: store.load(held, passphrases)}).repository
+
+
+def inspection(name: str, repository: TrustedRepository) -> dict[str, Any]:
+    """What `docker trust inspect` prints of a repository; *name* is what the user typed."""
+    signed = [
+        {"SignedTag": tag, "Digest": meta.sha256.hex(), "Signers": _signers(repository, tag, meta)}
+        for tag, meta in sorted(_released(repository), key=lambda row: _natural(row[0]))
+    ]
+    signers = [
+        {"Name": signer.name, "Keys": [{"ID": key_id} for key_id in signer.key_ids]}
+        for signer in sorted(repository.signers(), key=lambda signer: signer.name, reverse=True)
+    ]
+    roles = repository.root.body.roles
+    return {
+        "Name": name,
+        "SignedTags": signed,
+        "Signers": signers,
+        "AdministrativeKeys": [
+            {"Name": "Root", "Keys": _key_ids(roles[ROOT])},
+            {"Name": "Repository", "Keys": _key_ids(roles[TARGETS])},
+        ],
+    }
+
+
+def _root_key(store: KeyStore, passphrases: Passphrases) -> PrivateKey:
+    for entry in store.entries():
+        if entry.role == ROOT_KEY and not entry.fault:
+            return store.load(entry.key_id, passphrases)
+    key = PrivateKey.generate_ecdsa()
+    store.add(key, ROOT_KEY, "", passphrases.choose(ROOT_KEY))
+    return key
+
+
+def _released(repository: TrustedRepository) -> Iterator[tuple[str, FileMeta]]:
+    """Every tag with every content that consumers might be given, each once."""
+    seen = set()
+    for role in (RELEASES, TARGETS):
+        for tag, meta in repository.targets(role).targets.items():
+            if (tag, meta.sha256) not in seen:
+                seen.add((tag, meta.sha256))
+                yield tag, meta
+
+
+def _signers(repository: TrustedRepository, tag: str, meta: FileMeta) -> list[str]:
+    return list(repository.signers_of(tag, meta)) or ["Repo Admin"]
+
+
+def _key_ids(role: Role) -> list[dict[str, str]]:
+    return [{"ID": key_id} for key_id in role.keyids]
+
+
+def _natural(tag: str) -> list[tuple[int, str]]:
+    """Sort key that puts v9 before v10, as Docker does."""
+    parts = re.findall(r"\d+|\D+", tag)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]

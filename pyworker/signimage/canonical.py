@@ -1,0 +1,181 @@
+"""Canonical JSON: the one spelling of a value that Notary hashes and signs.
+
+The rules of this file:
+
+1. `encode` writes what Go's `docker/go/canonical/json` writes: members sorted by code point, no
+   blanks, only backslash and quote escaped, integers only.
+2. A value whose spelling Go and we could disagree about is refused, never approximated.
+3. Anything parses or raises `FormatError`, whatever the bytes.
+
+Specification: Notary v1, `docs/protocol.md`, "Canonical JSON".
+"""
+
+import json
+import re
+from typing import Any, NoReturn
+
+from signimage.errors import FormatError
+
+# Go verifies through float64, where larger integers lose digits.
+_MAX_INTEGER = 2**53
+
+# Digits of 2**53: longer literals are refused before Python spends time on converting them.
+_MAX_INTEGER_CHARS = 16
+
+# Notary's own files nest 5 deep; `custom` data of a target is the only part that may go deeper.
+MAX_DEPTH = 64
+
+_CONTROL = re.compile(r"[\x00-\x1f]")
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+_HTML = str.maketrans(
+    {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+)
+
+
+def encode(value: object) -> bytes:
+    """Write *value* (str, int, bool, None, list, dict, integral float) as canonical JSON.
+
+    Raises:
+        FormatError: a number or a string that has no canonical form.
+        TypeError: a type that JSON does not have, or a member name that is not `str`.
+    """
+    try:
+        text = _text(value)
+    except FormatError as error:
+        raise FormatError(f"canonical JSON: {error}") from error
+    except RecursionError as error:
+        raise FormatError("canonical JSON: the value is nested too deeply") from error
+    if found := _CONTROL.search(text):
+        raise FormatError(
+            f"canonical JSON: expected no control characters, got U+{ord(found[0]):04X}"
+        )
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise FormatError("canonical JSON: expected Unicode text, got a lone surrogate") from error
+
+
+def parse(data: bytes, *, what: str, max_depth: int = MAX_DEPTH) -> Any:
+    """Read JSON as strictly as a signed document deserves.
+
+    Numbers come back as `int` (`1.0` and `1e3` too, as Go canonicalises them), objects as `dict`.
+    Refused beyond what JSON forbids: member names given twice, numbers that are not integers
+    within 2**53, lone surrogates, a byte order mark, more than *max_depth* levels.
+
+    Args:
+        data: The whole document, UTF-8.
+        what: Names the document in the error, e.g. "targets/releases.json".
+        max_depth: How deep arrays and objects may nest, a scalar being 0.
+    """
+    try:
+        value = json.loads(
+            data.decode(),
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_integral,
+            parse_constant=_constant,
+        )
+        _check_depth(value, max_depth)
+        if _ESCAPED_SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()
+    except FormatError as error:
+        raise FormatError(f"{what}: {error}") from error
+    except json.JSONDecodeError as error:
+        raise FormatError(
+            f"{what}: expected JSON, got {error.msg} at character {error.pos}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            f"{what}: expected UTF-8, got byte 0x{data[error.start]:02x} at {error.start}"
+        ) from error
+    except UnicodeEncodeError as error:
+        raise FormatError(f"{what}: expected Unicode text, got a lone surrogate") from error
+    except RecursionError as error:
+        raise FormatError(f"{what}: expected at most {max_depth} levels, got many more") from error
+    return value
+
+
+def escape_html(text: str) -> str:
+    """Escape canonical *text* as Go's `json.Marshal` does when it stores it inside a file."""
+    return text.translate(_HTML)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, dict):
+        return (
+            "{"
+            + ",".join([_quoted(name) + ":" + _text(value[name]) for name in sorted(value)])
+            + "}"
+        )
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join([_text(item) for item in value]) + "]"
+    return _scalar(value)
+
+
+def _quoted(text: str) -> str:
+    # Called through the class, so that a member name of another type is a TypeError.
+    return '"' + str.replace(str.replace(text, "\\", "\\\\"), '"', '\\"') + '"'
+
+
+def _scalar(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(_checked(value))
+    if isinstance(value, float):
+        return str(_integral(repr(value)))
+    raise TypeError(f"canonical JSON has no form for {type(value).__name__}")
+
+
+def _checked(number: int) -> int:
+    if not -_MAX_INTEGER <= number <= _MAX_INTEGER:
+        raise FormatError("expected an integer within 2**53, got a larger one")
+    return number
+
+
+def _integer(literal: str) -> int:
+    if len(literal.lstrip("-")) > _MAX_INTEGER_CHARS:
+        raise FormatError("expected an integer within 2**53, got a larger one")
+    return _checked(int(literal))
+
+
+def _integral(literal: str) -> int:
+    number = float(literal)
+    if not number.is_integer():  # false for infinities and NaN as well
+        raise FormatError(f"expected an integer, got {literal[:32]}")
+    return _checked(int(number))
+
+
+def _constant(literal: str) -> NoReturn:
+    raise FormatError(f"expected a number, got {literal}")
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(members)
+    if len(value) != len(members):
+        seen: set[str] = set()
+        for name, _ in members:
+            if name in seen:
+                raise FormatError(f"expected each member once, got {name[:64]!r} twice")
+            seen.add(name)
+    return value
+
+
+def _check_depth(value: object, max_depth: int) -> None:
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(max_depth):
+        level = [
+            child
+            for container in level
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return
+    if level:
+        raise FormatError(f"expected at most {max_depth} levels, got more")

@@ -1,0 +1,200 @@
+"""X.509 certificates as Notary uses them: named envelopes around root and signer keys.
+
+The rules of this file:
+
+1. A certificate is read here and judged elsewhere: no clock, no pins, no trust.
+2. The first certificate of a bundle is the leaf, whose key signs; the others are intermediates.
+3. Subject names are read by hand: a repository name may be longer than the 64 characters that
+   X.520 allows, Notary writes it all the same, and X.509 libraries complain or refuse.
+
+Specification: Notary v1, `docs/protocol.md`, "Root certificates"; RFC 5280 for the encoding.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import TypeAlias
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from signimage import der, pem
+from signimage.errors import FormatError
+
+LABEL = "CERTIFICATE"
+
+# Notary's validity; the key behind it may be certified again at any time.
+_VALIDITY = timedelta(days=3650)
+
+_COMMON_NAME = "2.5.4.3"
+
+# DER tags of the strings a name may be made of, and how their bytes are to be read.
+_STRINGS = {0x0C: "utf-8", 0x13: "ascii", 0x14: "latin-1", 0x16: "ascii", 0x1E: "utf-16-be"}
+
+# Everything `cryptography` raises on certificates it cannot use.
+_UNUSABLE = (ValueError, TypeError, UnsupportedAlgorithm)
+
+CertifiableKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a trust rule may ask about one certificate.
+
+    `common_name` is "" when the subject has none; times are aware and in UTC; `signature_hash`
+    is "sha256", "sha1" and so on, or "" for signatures without one; `key_type` is "ecdsa", "rsa"
+    or ""; `key_bits` is the size of the curve or modulus, 0 if unknown.
+    """
+
+    common_name: str
+    not_before: datetime
+    not_after: datetime
+    is_ca: bool
+    signature_hash: str
+    key_type: str
+    key_bits: int
+    subject_public_key: bytes = field(repr=False)  # DER SubjectPublicKeyInfo; b"" if unknown
+    encoded: bytes = field(repr=False)  # DER
+
+    @property
+    def self_signed(self) -> bool:
+        """True when the certificate's own key signed it."""
+        return self.is_issued_by(self)
+
+    def is_issued_by(self, issuer: "Certificate") -> bool:
+        """True when *issuer* is named as the issuer and its key made the signature."""
+        try:
+            _load(self.encoded).verify_directly_issued_by(_load(issuer.encoded))
+        except (*_UNUSABLE, InvalidSignature):
+            return False
+        return True
+
+
+@lru_cache(maxsize=256)
+def parse_bundle(text: bytes, *, what: str) -> tuple[Certificate, ...]:
+    """Read the PEM text of a leaf certificate and the intermediates that follow it.
+
+    Raises:
+        FormatError: anything but certificates, or one that cannot be read.
+    """
+    certificates = []
+    for block in pem.read(text, what=what):
+        if block.label != LABEL:
+            raise FormatError(f"{what}: expected only certificates, got {block.label}")
+        certificates.append(parse(block.content, what=what))
+    return tuple(certificates)
+
+
+def parse(encoded: bytes, *, what: str) -> Certificate:
+    """Read one DER certificate.
+
+    Raises:
+        FormatError: the bytes are not a certificate.
+    """
+    try:
+        loaded = _load(encoded)
+        key_type, key_bits, subject_public_key = _subject_key(loaded)
+        return Certificate(
+            common_name=_common_name(loaded.tbs_certificate_bytes, what),
+            not_before=loaded.not_valid_before_utc,
+            not_after=loaded.not_valid_after_utc,
+            is_ca=_is_ca(loaded),
+            signature_hash=_signature_hash(loaded),
+            key_type=key_type,
+            key_bits=key_bits,
+            subject_public_key=subject_public_key,
+            encoded=encoded,
+        )
+    except _UNUSABLE as error:
+        raise FormatError(
+            f"{what}: expected an X.509 certificate, got one that is broken"
+        ) from error
+
+
+def self_signed(key: CertifiableKey, common_name: str, now: datetime) -> bytes:
+    """Make the certificate in which Notary wraps a root key; gives its PEM text.
+
+    It is the form that Notary's clients make, member by member: v3, random serial, subject and
+    issuer `CN=<GUN>`, ten years, for digital signatures, key encipherment and code signing.
+    """
+    # `_validate=False`: a GUN may be longer than X.520's 64 characters (rule 3).
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False)])
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        key_encipherment=True,
+        content_commitment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number() >> 32)  # Notary's are below 2**128
+        .not_valid_before(now)
+        .not_valid_after(now + _VALIDITY)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(Encoding.PEM)
+
+
+@lru_cache(maxsize=256)
+def _load(encoded: bytes) -> x509.Certificate:
+    return x509.load_der_x509_certificate(encoded)
+
+
+def _subject_key(certificate: x509.Certificate) -> tuple[str, int, bytes]:
+    try:
+        key = certificate.public_key()
+    except _UNUSABLE:
+        return "", 0, b""
+    if isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+        # Written anew, as Notary does before it hashes: the points of a curve are uncompressed.
+        encoded = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return "rsa" if isinstance(key, rsa.RSAPublicKey) else "ecdsa", key.key_size, encoded
+    return "", 0, b""
+
+
+def _common_name(tbs: bytes, what: str) -> str:
+    """Read the last CN of the subject, which is the one that Go takes."""
+    fields = der.Reader(tbs, what).enter()
+    fields.optional(der.context(0))  # version
+    fields.integer()  # serial number
+    for _ in ("signature", "issuer", "validity"):
+        fields.skip()
+    subject, name = fields.enter(), ""
+    while subject.peek() is not None:
+        relative = subject.enter(der.SET)
+        while relative.peek() is not None:
+            attribute = relative.enter()
+            oid, tag = attribute.oid(), attribute.peek()
+            if oid == _COMMON_NAME and tag in _STRINGS:
+                name = attribute.read(tag).decode(_STRINGS[tag])
+    return name
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _signature_hash(certificate: x509.Certificate) -> str:
+    try:
+        algorithm = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return ""
+    return algorithm.name if algorithm else ""

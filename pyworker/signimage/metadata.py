@@ -1,0 +1,455 @@
+"""The role files of Notary v1: parse, edit, and serialise byte for byte as Notary does.
+
+Rules of this file:
+
+1. Anything parses or raises `FormatError`; nothing here decides whether content is trusted.
+2. What is signed is the canonical JSON of `signed` *as received*, unknown members included.
+3. What is written has exactly the members Notary knows, in its order, without any white space:
+   the server stores our bytes but hashes its own rendering, so one differing byte makes a
+   repository unreadable although the upload was acknowledged.
+4. Go writes `null` for some empty lists and reads members in any letter case. The first is
+   read as empty; the second is refused, because two readers would see two documents.
+
+Format: TUF 1.0 as of Notary 0.7 (`docs/protocol.md`, "Role files").
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from signimage import canonical
+from signimage.errors import FormatError, HashMismatchError
+from signimage.keys import PublicKey, Signature
+from signimage.members import Members, strict_base64
+
+ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
+BASE_ROLES = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
+# The delegation whose targets `docker pull` believes; every signer publishes to it.
+RELEASES = "targets/releases"
+
+# How long Notary's clients let new files live (notary.go, NotaryDefaultExpiries).
+LIFETIMES = {ROOT: timedelta(days=10 * 365), TARGETS: timedelta(days=3 * 365)}
+
+# Fractions beyond Python's microseconds and any numeric offset occur: Go writes RFC 3339 "Nano".
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+_DELEGATION_NAME = re.compile(r"targets(?:/[-a-z0-9_]+)+", re.ASCII)
+_MAX_ROLE_NAME = 255  # bytes; Notary's limit
+_MAX_VERSION = 2**31 - 1  # the server's PostgreSQL column is a 32-bit integer
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """A moment as a role file writes it: the exact `text`, and the `moment` in UTC."""
+
+    text: str
+    moment: datetime = field(compare=False)
+
+    @classmethod
+    def parse(cls, text: str, *, what: str) -> "Expiry":
+        """Read an RFC 3339 time with 0 to 9 fractional digits and a zone."""
+        match = _RFC3339.fullmatch(text)
+        if match is None:
+            raise FormatError(f"{what}: expires must be an RFC 3339 time, got {text[:60]!r}")
+        seconds, fraction, zone = match.groups()
+        micros = (fraction or "").ljust(6, "0")[:6]
+        offset = "+00:00" if zone in "Zz" else zone
+        try:
+            moment = datetime.fromisoformat(f"{seconds.upper()}.{micros}{offset}")
+            return cls(text, moment.astimezone(timezone.utc))
+        except (ValueError, OverflowError) as error:
+            raise FormatError(f"{what}: expires {text[:60]!r} is not a real time") from error
+
+    @classmethod
+    def at(cls, moment: datetime) -> "Expiry":
+        """The expiry *moment* (with a zone), written in whole seconds of UTC."""
+        whole = moment.astimezone(timezone.utc).replace(microsecond=0)
+        return cls(whole.strftime("%Y-%m-%dT%H:%M:%SZ"), whole)
+
+
+@dataclass(frozen=True, slots=True)
+class FileMeta:
+    """Length and hashes of some content; for a target also the publisher's `custom` JSON."""
+
+    length: int  # bytes
+    hashes: Mapping[str, bytes]  # algorithm name -> raw digest
+    custom: Any = None  # any JSON value but null; None means absent
+
+    @property
+    def sha256(self) -> bytes:
+        """The 32 bytes of the SHA-256 hash; empty when the entry has none of that length."""
+        value = self.hashes.get("sha256", b"")
+        return value if len(value) == hashlib.sha256().digest_size else b""
+
+    def check(self, content: bytes, *, what: str) -> None:
+        """Refuse *content* unless its length and every hash that we know are as described.
+
+        Raises:
+            HashMismatchError: Length or hash differ, or there is no SHA-256 hash to compare.
+        """
+        if len(content) != self.length:
+            raise HashMismatchError(f"{what}: expected {self.length} bytes, got {len(content)}")
+        if not self.sha256:
+            raise HashMismatchError(f"{what}: its description has no SHA-256 hash")
+        for name in ("sha256", "sha512"):
+            expected = self.hashes.get(name)
+            found = hashlib.new(name, content).digest()
+            if expected is not None and expected != found:
+                raise HashMismatchError(
+                    f"{what}: expected {name} {expected.hex()}, got {found.hex()}"
+                )
+
+    @classmethod
+    def of(cls, content: bytes) -> "FileMeta":
+        """Describe a metadata file as Notary does: SHA-256 and SHA-512."""
+        hashes = {name: hashlib.new(name, content).digest() for name in ("sha256", "sha512")}
+        return cls(len(content), hashes)
+
+    @classmethod
+    def from_json(cls, value: Any, what: str) -> "FileMeta":
+        """Read `{custom?, hashes, length}`."""
+        members = Members(value, what, ("custom", "hashes", "length"))
+        hashes = {
+            name: strict_base64(text, f"{what}: hash {name}")
+            for name, text in members.map("hashes").items()
+        }
+        return cls(members.integer("length", minimum=0), hashes, members.value("custom"))
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that `from_json` reads."""
+        hashes = {name: base64.b64encode(raw).decode() for name, raw in self.hashes.items()}
+        custom = {} if self.custom is None else {"custom": self.custom}
+        return custom | {"hashes": hashes, "length": self.length}
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """Who may sign: any `threshold` of the keys named in `keyids` (TUF key IDs)."""
+
+    keyids: tuple[str, ...]
+    threshold: int
+
+    @classmethod
+    def of(cls, *keys: PublicKey) -> "Role":
+        """A role that any single one of *keys* satisfies."""
+        return cls(tuple(key.key_id for key in keys), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """A role that `targets` (or another delegation) entrusts with target names.
+
+    `paths` are byte prefixes, not patterns: `""` admits every name, an empty tuple none.
+    """
+
+    name: str
+    role: Role
+    paths: tuple[str, ...] | None  # None: the member is absent, which admits nothing
+
+    def admits(self, target: str) -> bool:
+        """Whether this role may sign a target of that name."""
+        return any(target.startswith(path) for path in self.paths or ())
+
+    @property
+    def signer(self) -> str:
+        """The name people use: `ci` for `targets/ci`."""
+        return self.name.removeprefix("targets/")
+
+
+class Body(Protocol):
+    """What the four kinds of `signed` have in common."""
+
+    TYPE: ClassVar[str]
+
+    @property
+    def version(self) -> int:
+        """Counts up by one with every publication, from 1."""
+
+    @property
+    def expires(self) -> Expiry:
+        """After this moment nobody may rely on the file."""
+
+    @classmethod
+    def from_json(cls, value: Any, what: str) -> "Body":
+        """Read the `signed` member of a role file."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Exactly the members Notary writes."""
+
+
+B = TypeVar("B", bound=Body)
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """Which keys speak for the four base roles; the anchor of all trust."""
+
+    TYPE: ClassVar[str] = "Root"
+
+    keys: Mapping[str, PublicKey]  # by TUF key ID
+    roles: Mapping[str, Role]  # by base role name; all four are present
+    version: int
+    expires: Expiry
+    consistent_snapshot: bool = False
+
+    @classmethod
+    def from_json(cls, value: Any, what: str) -> "Root":
+        """Read the `signed` member of root.json."""
+        members = Members(
+            value, what, ("_type", "consistent_snapshot", "expires", "keys", "roles", "version")
+        )
+        keys = _keys(members.map("keys"), what)
+        roles = {
+            name: _role(Members(role, f"{what}: role {name}", ("keyids", "threshold")), keys)
+            for name, role in members.map("roles").items()
+        }
+        for name in BASE_ROLES:
+            if name not in roles:
+                raise FormatError(f"{what}: role {name} is missing")
+        consistent = members.value("consistent_snapshot")
+        if consistent not in (True, False, None):
+            raise FormatError(f"{what}: consistent_snapshot must be true or false")
+        return cls(keys, roles, *_version_and_expiry(members), bool(consistent))
+
+    def to_json(self) -> dict[str, Any]:
+        """Exactly the members Notary writes."""
+        roles = {
+            name: {"keyids": list(role.keyids), "threshold": role.threshold}
+            for name, role in self.roles.items()
+        }
+        return {
+            "_type": self.TYPE,
+            "consistent_snapshot": self.consistent_snapshot,
+            "expires": self.expires.text,
+            "keys": {key_id: key.to_json() for key_id, key in self.keys.items()},
+            "roles": roles,
+            "version": self.version,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Signed names, and the delegations that may sign further ones."""
+
+    TYPE: ClassVar[str] = "Targets"
+
+    targets: Mapping[str, FileMeta]  # by target name; for Docker the tag
+    delegations: tuple[Delegation, ...]
+    delegation_keys: Mapping[str, PublicKey]  # by TUF key ID
+    version: int
+    expires: Expiry
+
+    @classmethod
+    def from_json(cls, value: Any, what: str) -> "Targets":
+        """Read the `signed` member of targets.json or of a delegation's file."""
+        members = Members(value, what, ("_type", "delegations", "expires", "targets", "version"))
+        targets = {
+            name: FileMeta.from_json(meta, f"{what}: target {name[:130]!r}")
+            for name, meta in members.map("targets").items()
+        }
+        inner = Members(members.map("delegations"), f"{what}: delegations", ("keys", "roles"))
+        keys = _keys(inner.map("keys"), what)
+        delegations = tuple(_delegation(entry, keys, what) for entry in inner.list("roles"))
+        return cls(targets, delegations, keys, *_version_and_expiry(members))
+
+    def to_json(self) -> dict[str, Any]:
+        """Exactly the members Notary writes."""
+        return {
+            "_type": self.TYPE,
+            "delegations": {
+                "keys": {key_id: key.to_json() for key_id, key in self.delegation_keys.items()},
+                "roles": [_delegation_json(delegation) for delegation in self.delegations],
+            },
+            "expires": self.expires.text,
+            "targets": {name: meta.to_json() for name, meta in self.targets.items()},
+            "version": self.version,
+        }
+
+    @classmethod
+    def empty(cls) -> "Targets":
+        """The state of a role that was never published: version 0, no content."""
+        return cls({}, (), {}, 0, Expiry.at(datetime.fromtimestamp(0, timezone.utc)))
+
+    def with_targets(self, targets: Mapping[str, FileMeta]) -> "Targets":
+        """This content with *targets* added or replaced."""
+        return replace(self, targets={**self.targets, **targets})
+
+    def with_delegation(self, name: str, keys: Sequence[PublicKey]) -> "Targets":
+        """This content with *keys* entrusted to the delegation *name*, for every target name."""
+        known = {key.key_id: key for key in keys}
+        old = next((entry for entry in self.delegations if entry.name == name), None)
+        keyids = dict.fromkeys((*(old.role.keyids if old else ()), *known))
+        entry = Delegation(name, Role(tuple(keyids), old.role.threshold if old else 1), ("",))
+        if old is None:
+            delegations = (*self.delegations, entry)
+        else:
+            delegations = tuple(entry if each is old else each for each in self.delegations)
+        return replace(
+            self, delegations=delegations, delegation_keys={**self.delegation_keys, **known}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Which version of every other file belongs together."""
+
+    TYPE: ClassVar[str] = "Snapshot"
+
+    meta: Mapping[str, FileMeta]  # by role name: root, targets, every published delegation
+    version: int
+    expires: Expiry
+
+    @classmethod
+    def from_json(cls, value: Any, what: str) -> "Snapshot":
+        """Read the `signed` member of snapshot.json."""
+        members = Members(value, what, ("_type", "expires", "meta", "version"))
+        return cls(_files(members, (ROOT, TARGETS), what), *_version_and_expiry(members))
+
+    def to_json(self) -> dict[str, Any]:
+        """Exactly the members Notary writes."""
+        return _files_json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Timestamp:
+    """The freshest word of the server: which snapshot is current."""
+
+    TYPE: ClassVar[str] = "Timestamp"
+
+    meta: Mapping[str, FileMeta]  # the one entry `snapshot`
+    version: int
+    expires: Expiry
+
+    @classmethod
+    def from_json(cls, value: Any, what: str) -> "Timestamp":
+        """Read the `signed` member of timestamp.json."""
+        members = Members(value, what, ("_type", "expires", "meta", "version"))
+        return cls(_files(members, (SNAPSHOT,), what), *_version_and_expiry(members))
+
+    def to_json(self) -> dict[str, Any]:
+        """Exactly the members Notary writes."""
+        return _files_json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Signed(Generic[B]):
+    """A parsed role file: what it says, who signed it, and the bytes that were signed."""
+
+    body: B
+    signatures: tuple[Signature, ...]
+    payload: bytes  # canonical JSON of `signed` as received
+
+    @classmethod
+    def parse(cls, data: bytes, kind: type[B], *, what: str) -> "Signed[B]":
+        """Read a role file of the given *kind*.
+
+        Args:
+            data: The file, whole.
+            kind: `Root`, `Targets`, `Snapshot` or `Timestamp`.
+            what: Names the file in errors, e.g. "targets/releases of reg/app".
+
+        Raises:
+            FormatError: The bytes are not such a file.
+        """
+        envelope = Members(canonical.parse(data, what=what), what, ("signed", "signatures"))
+        signed = envelope.map("signed")
+        if signed.get("_type") != kind.TYPE:
+            raise FormatError(
+                f"{what}: expected _type {kind.TYPE}, got {str(signed.get('_type'))[:60]!r}"
+            )
+        signatures = tuple(_signature(entry, what) for entry in envelope.list("signatures"))
+        body = kind.from_json(signed, what)
+        return cls(body, signatures, canonical.encode(signed))  # type: ignore[arg-type]  # kind is type[B]
+
+
+def payload(body: Body) -> bytes:
+    """The bytes that signatures of *body* are made over."""
+    return canonical.encode(body.to_json())
+
+
+def serialise(body: Body, signatures: Iterable[Signature]) -> bytes:
+    """The role file, byte for byte as Notary would write it."""
+    rendered = ",".join(
+        f'{{"keyid":"{each.keyid}","method":"{each.method}",'
+        f'"sig":"{base64.b64encode(each.sig).decode()}"}}'
+        for each in signatures
+    )
+    # Go's outer encoder escapes HTML in what was canonical when it was signed.
+    signed = canonical.escape_html(payload(body).decode())
+    return f'{{"signed":{signed},"signatures":[{rendered}]}}'.encode()
+
+
+def is_delegation(name: str) -> bool:
+    """Whether *name* is a legal delegation role name, `targets/<a>[/<b>…]`."""
+    return bool(_DELEGATION_NAME.fullmatch(name)) and len(name) <= _MAX_ROLE_NAME
+
+
+def _keys(values: Mapping[str, Any], what: str) -> dict[str, PublicKey]:
+    return {key_id: PublicKey.from_json(value, what=what) for key_id, value in values.items()}
+
+
+def _role(members: Members, keys: Mapping[str, PublicKey]) -> Role:
+    role = Role(members.texts("keyids"), members.integer("threshold", minimum=1))
+    for key_id in role.keyids:
+        if key_id not in keys:
+            raise FormatError(f"{members.what}: key {key_id[:64]!r} is not in the same file")
+    return role
+
+
+def _delegation(value: Any, keys: Mapping[str, PublicKey], what: str) -> Delegation:
+    members = Members(value, f"{what}: delegation", ("keyids", "name", "paths", "threshold"))
+    paths = None if members.value("paths") is None else members.texts("paths")
+    return Delegation(members.text("name"), _role(members, keys), paths)
+
+
+def _delegation_json(delegation: Delegation) -> dict[str, Any]:
+    # An empty or null `paths` is not byte-stable in the server; an absent one is.
+    paths = {"paths": list(delegation.paths)} if delegation.paths else {}
+    return {
+        "keyids": list(delegation.role.keyids),
+        "name": delegation.name,
+        "threshold": delegation.role.threshold,
+        **paths,
+    }
+
+
+def _files(members: Members, required: tuple[str, ...], what: str) -> dict[str, FileMeta]:
+    files = {
+        name: FileMeta.from_json(meta, f"{what}: entry {name[:130]!r}")
+        for name, meta in members.map("meta").items()
+    }
+    for name in required:
+        if name not in files or not files[name].sha256:
+            raise FormatError(f"{what}: its entry for {name} with a SHA-256 hash is missing")
+    return files
+
+
+def _files_json(body: Snapshot | Timestamp) -> dict[str, Any]:
+    return {
+        "_type": body.TYPE,
+        "expires": body.expires.text,
+        "meta": {name: meta.to_json() for name, meta in body.meta.items()},
+        "version": body.version,
+    }
+
+
+def _signature(value: Any, what: str) -> Signature:
+    members = Members(value, f"{what}: signature", ("keyid", "method", "sig"))
+    # Notary lower-cases the method when it reads; so does everybody who wants to agree with it.
+    return Signature(
+        keyid=members.text("keyid"),
+        method=members.text("method").lower(),
+        sig=strict_base64(members.value("sig"), f"{what}: signature"),
+    )
+
+
+def _version_and_expiry(members: Members) -> tuple[int, Expiry]:
+    version = members.integer("version", minimum=1)
+    if version > _MAX_VERSION:
+        raise FormatError(f"{members.what}: version must be at most {_MAX_VERSION}")
+    return version, Expiry.parse(members.text("expires"), what=members.what)

@@ -1,0 +1,192 @@
+"""OCI names and digests: what an image is called, and what it is.
+
+A *reference* is a name people type; a *digest* is the identity we sign.
+Nothing here opens a socket or a file, and every parser raises only `InputError` (names, which
+people type) or `FormatError` (digests and manifests, which machines send).
+
+Grammar: OCI Distribution Specification 1.1, "Pulling manifests", and Docker's familiar-name rules
+(the `docker.io` default and its `library/` prefix).
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from signimage.errors import FormatError, HashMismatchError, InputError
+
+DOCKER_HUB = "docker.io"
+# Names that Docker has used for its Hub; trust data and credentials know only the first.
+_DOCKER_HUB_ALIASES = frozenset({DOCKER_HUB, "index.docker.io", "registry-1.docker.io"})
+
+# Lower-case only: two spellings of one digest would sign as two different targets.
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_PATH_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_PATH = re.compile(rf"{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*")
+_DOMAIN_LABEL = r"(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9])"
+_HOST = re.compile(
+    rf"(?:{_DOMAIN_LABEL}(?:\.{_DOMAIN_LABEL})*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,5}})?"
+)
+# Docker's limit for host and path together (distribution/reference, NameTotalLengthMax).
+_MAX_NAME = 255  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """The SHA-256 identity of some content, always `sha256:<64 lower-case hex>`."""
+
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Digest":
+        """Read a digest as written in a reference or a `Docker-Content-Digest` header."""
+        if not _DIGEST.fullmatch(text):
+            raise FormatError(f"digest: expected sha256:<64 lower-case hex>, got {text[:100]!r}")
+        return cls(text)
+
+    @classmethod
+    def of(cls, content: bytes) -> "Digest":
+        """Compute the digest of *content*."""
+        return cls(f"sha256:{hashlib.sha256(content).hexdigest()}")
+
+    @property
+    def hex(self) -> str:
+        """The 64 hexadecimal digits without the algorithm."""
+        return self.text.removeprefix("sha256:")
+
+    @property
+    def raw(self) -> bytes:
+        """The 32 bytes of the hash, as Notary writes them (in base64) into a target."""
+        return bytes.fromhex(self.hex)
+
+    def check(self, content: bytes, *, what: str) -> None:
+        """Refuse *content* unless it is what this digest names.
+
+        Args:
+            content: The bytes as received, before any decoding.
+            what: Names the content in the error, e.g. "manifest of app:1.2".
+
+        Raises:
+            HashMismatchError: The content has another digest.
+        """
+        found = Digest.of(content)
+        if found != self:
+            raise HashMismatchError(f"{what}: expected {self.text}, got {found.text}")
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A place in a registry: `host` as one connects to it, `path` of one or more segments."""
+
+    host: str
+    path: str
+
+    @classmethod
+    def parse(cls, text: str, *, host: str = "") -> "Repository":
+        """Read a repository name as people and pipelines write it.
+
+        Args:
+            text: `team/app`, or with the registry in front, `reg.example.com:5000/team/app`.
+            host: The registry that the name belongs to, when it is known already; a name that
+                repeats it is understood. Without it, Docker's rule decides whether the first
+                segment is a host.
+
+        Raises:
+            InputError: The name breaks the grammar of OCI repository names.
+        """
+        known = normal_host(host) if host else ""
+        first, slash, rest = text.partition("/")
+        if slash and known and normal_host(first) == known:
+            return cls._checked(known, rest, text)
+        if known:
+            return cls._checked(known, text, text)
+        if slash and ("." in first or ":" in first or first == "localhost"):
+            return cls._checked(normal_host(first), rest, text)
+        return cls._checked(DOCKER_HUB, text, text)
+
+    @classmethod
+    def _checked(cls, host: str, path: str, text: str) -> "Repository":
+        if host == DOCKER_HUB and "/" not in path:
+            path = f"library/{path}"
+        if not _HOST.fullmatch(host):
+            raise InputError(f"repository {text[:300]!r}: {host[:100]!r} is not a registry host")
+        if not _PATH.fullmatch(path):
+            raise InputError(
+                f"repository {text[:300]!r} is not a legal name",
+                hint="Use lower-case letters, digits and single separators (. _ - /) between them",
+            )
+        if len(host) + 1 + len(path) > _MAX_NAME:
+            raise InputError(f"repository name: expected at most {_MAX_NAME} characters, got more")
+        return cls(host, path)
+
+    @property
+    def gun(self) -> str:
+        """The globally unique name under which Notary keeps the trust data of this repository."""
+        return f"{self.host}/{self.path}"
+
+    def __str__(self) -> str:
+        return self.gun
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An image as people name it: a repository with a tag, a digest, or both."""
+
+    repository: Repository
+    tag: str = ""
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Reference":
+        """Read `repo`, `repo:tag`, `repo@sha256:…` or `repo:tag@sha256:…`.
+
+        Raises:
+            InputError: A part breaks its grammar.
+        """
+        name, at, digest_text = text.partition("@")
+        head, colon, tail = name.rpartition(":")
+        tag = ""
+        if colon and "/" not in tail:
+            name, tag = head, tail
+            check_tag(tag)
+        try:
+            digest = Digest.parse(digest_text) if at else None
+        except FormatError as error:
+            raise InputError(f"image {text[:300]!r}: {error}") from error
+        return cls(Repository.parse(name), tag, digest)
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.repository}{tag}{digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What a registry says of some content: its type, identity and length in bytes."""
+
+    media_type: str
+    digest: Digest
+    size: int  # bytes
+
+
+def check_tag(tag: str) -> None:
+    """Refuse a *tag* that no registry would take.
+
+    Raises:
+        InputError: The tag breaks the grammar of OCI tags.
+    """
+    if not _TAG.fullmatch(tag):
+        raise InputError(
+            f"tag {tag[:200]!r} is not a legal name",
+            hint="Use up to 128 letters, digits, '_', '.' and '-', not starting with '.' or '-'",
+        )
+
+
+def normal_host(host: str) -> str:
+    """The one spelling of a registry *host*: lower case, Docker Hub under its short name."""
+    lower = host.lower()
+    return DOCKER_HUB if lower in _DOCKER_HUB_ALIASES else lower

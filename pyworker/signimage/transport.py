@@ -1,0 +1,460 @@
+"""HTTP as every other module uses it: one request in, one whole response or one error out.
+
+The rules of this file:
+
+1. TLS 1.2 or newer, always verified, loopback included; private CAs are added to the system's.
+2. Every call has one deadline over all its tries, redirects and bytes; every body has a maximum,
+   and what is larger is refused, never cut.
+3. Only GET and HEAD follow redirects or are sent again once a byte of them may have arrived.
+   Credentials never follow to another origin, and https is never left for http.
+4. Any HTTP status is an answer, for the caller to judge; only its absence is an error here.
+   Whatever urllib3, ssl or the sockets raise comes out as an error of `signimage.errors`.
+5. No text made here holds a header, the query of a URL, or a proxy's password.
+
+RFC 9110 (semantics: 9.2.2 idempotent methods, 10.2.3 Retry-After, 15.4 redirection).
+"""
+
+import http.client
+import random
+import re
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Protocol, final
+from urllib.parse import urljoin, urlsplit
+
+import urllib3
+from urllib3 import exceptions as foreign
+
+from signimage.connection import (
+    Connections,
+    TransportSettings,
+    cut_after,
+    system_words,
+    without_userinfo,
+)
+from signimage.errors import (
+    CertificateError,
+    InputError,
+    RemoteError,
+    TooLargeError,
+    UnreachableError,
+)
+from signimage.response import (
+    Credentials,
+    Response,
+    is_loopback,
+    origin,
+    readable,
+    refusal,
+    said_by_server,
+    shown,
+)
+
+__all__ = [
+    "Authorizer",
+    "Credentials",
+    "Response",
+    "Transport",
+    "TransportSettings",
+    "is_loopback",
+    "origin",
+    "readable",
+    "refusal",
+    "said_by_server",
+    "shown",
+]
+
+DEADLINE_S = 60.0  # one call, all tries together
+CONNECT_S = 10.0  # one address; a machine that is up answers a SYN within a few seconds
+ATTEMPTS = 5
+BACKOFF_CAP_S = 8.0
+REDIRECTS = 5  # as many as curl's users see in practice; browsers stop at 20
+CHUNK = 64 * 1024  # bytes
+ERROR_BODY_MAX = 64 * 1024  # bytes; error documents are a few hundred, proxies' pages some KiB
+
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
+_AGAIN_LATER = frozenset({429, 502, 503, 504})
+_REDIRECTIONS = frozenset({301, 302, 303, 307, 308})
+_CREDENTIAL_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+_CA_HINT = (
+    "If this server uses a private certificate authority, give its certificate (PEM)"
+    " in the input caCertificate, or set SSL_CERT_FILE"
+)
+
+
+class Authorizer(Protocol):
+    """How a client proves who it is: what to send at first, and what to make of a 401."""
+
+    def headers(self, method: str, url: str) -> Mapping[str, str]:
+        """Return the headers to send; empty for none."""
+
+    def answer(self, response: Response) -> bool:
+        """Look at a 401; True if `headers` now has something better, worth one more try."""
+
+
+@final
+class Transport:
+    """A pool of connections and the rules for using them; may be shared between threads."""
+
+    def __init__(self, settings: TransportSettings | None = None) -> None:
+        self._settings = settings or TransportSettings()
+        self._connections = Connections(self._settings)
+
+    def __enter__(self) -> "Transport":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._connections.close()
+
+    def request(  # noqa: PLR0913 -- one HTTP exchange has this many parts; all but five have defaults
+        self,
+        method: str,
+        url: str,
+        *,
+        what: str,
+        max_bytes: int,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        authorizer: Authorizer | None = None,
+        deadline_s: float = DEADLINE_S,
+        redirects: int = REDIRECTS,
+    ) -> Response:
+        """Send one request and return the answer, whatever its status.
+
+        1. Send; GET and HEAD again on 429, 502, 503, 504 and lost connections.
+        2. On 401 ask the authorizer once, and send again.
+        3. Follow redirects of GET and HEAD, *redirects* at most (0: they are returned).
+
+        Args:
+            method: Upper case.
+            url: Absolute, http or https.
+            what: The other side's role in error texts, e.g. "trust server".
+            max_bytes: Of the body of a 2xx answer, decoded.
+            headers: Sent with every try; credentials among them stay with their origin.
+            body: Sent as it is; the caller gives its Content-Type.
+            authorizer: Asked for headers before each try.
+            deadline_s: For everything together.
+            redirects: How many may be followed.
+
+        Raises:
+            InputError: The URL, a CA file or a proxy setting is not usable.
+            CertificateError: The certificate of the other side cannot be verified.
+            UnreachableError: No complete answer arrived.
+            TooLargeError: The answer is larger than *max_bytes*.
+            RemoteError: A redirect that must not be followed.
+        """
+        call = _Call(method, what, max_bytes, dict(headers or {}), body, authorizer, deadline_s)
+        response = self._authorized(call, _checked_url(url, what))
+        for _ in range(redirects):
+            target = _redirection(call, response)
+            if target is None:
+                return response
+            if origin(target) != origin(response.url):
+                call = call.without_credentials()
+            response = self._authorized(call, target)
+        if redirects and _redirection(call, response) is not None:
+            raise RemoteError(f"{what} {origin(url)}: expected at most {redirects} redirects")
+        return response
+
+    def _authorized(self, call: "_Call", url: str) -> Response:
+        if call.authorizer is None:
+            return self._repeated(call, url, call.headers)
+        first = {**call.headers, **call.authorizer.headers(call.method, url)}
+        response = self._repeated(call, url, first)
+        if response.status == http.client.UNAUTHORIZED and call.authorizer.answer(response):
+            second = {**call.headers, **call.authorizer.headers(call.method, url)}
+            response = self._repeated(call, url, second)
+        return response
+
+    def _repeated(self, call: "_Call", url: str, headers: Mapping[str, str]) -> Response:
+        for attempt in range(1, ATTEMPTS + 1):
+            pause_s = _pause_s(self._settings.backoff_s, attempt)
+            try:
+                response = self._once(call, url, headers)
+            except (foreign.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+                if attempt == ATTEMPTS or not call.may_repeat(error) or pause_s > call.left_s():
+                    raise self._translated(error, call, url) from error
+            else:
+                if attempt == ATTEMPTS or not call.is_worth_repeating(response):
+                    return response
+                pause_s = max(pause_s, _retry_after_s(response))
+                if pause_s > call.left_s():
+                    return response
+            time.sleep(pause_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _once(self, call: "_Call", url: str, headers: Mapping[str, str]) -> Response:
+        left_s = call.left_s()
+        if left_s <= 0:
+            raise TimeoutError
+        answer = self._connections.for_url(url).urlopen(
+            call.method,
+            url,
+            body=call.body,
+            headers=_checked_headers(
+                {
+                    "User-Agent": self._settings.user_agent,
+                    "Accept-Encoding": "identity",
+                    **headers,
+                }
+            ),
+            timeout=urllib3.Timeout(total=left_s, connect=min(left_s, CONNECT_S)),
+            retries=False,
+            redirect=False,
+            preload_content=False,
+        )
+        with _released(answer):
+            body = _read(answer, call, url)
+        return Response(answer.status, answer.headers, body, url)
+
+    def _translated(self, error: Exception, call: "_Call", url: str) -> Exception:
+        """Return the error of ours that *error* means; the one door for foreign exceptions."""
+        if isinstance(error, foreign.MaxRetryError) and error.reason is not None:
+            error = error.reason
+        where = f"{call.what} {origin(url)}"
+        if call.left_s() <= 0:
+            return UnreachableError(
+                f"{where} cannot be reached: no complete answer within {call.deadline_s:g} s"
+            )
+        if isinstance(error, foreign.ProxyError):
+            proxy = without_userinfo(self._settings.proxy_for(url))
+            cause = reason(error.original_error)
+            return UnreachableError(
+                f"{where} cannot be reached: proxy {proxy}: {cause}",
+                hint="Check HTTP_PROXY, HTTPS_PROXY and NO_PROXY",
+            )
+        untrusted = _certificate_fault(error)
+        if untrusted:
+            return CertificateError(
+                f"{where}: its certificate cannot be verified: {untrusted}", hint=_CA_HINT
+            )
+        return UnreachableError(f"{where} cannot be reached: {reason(error)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What stays the same over all tries of one request."""
+
+    method: str
+    what: str
+    max_bytes: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False)
+    authorizer: Authorizer | None
+    deadline_s: float
+    started: float = field(default_factory=time.monotonic)
+
+    def left_s(self) -> float:
+        return self.started + self.deadline_s - time.monotonic()
+
+    def may_repeat(self, error: Exception) -> bool:
+        """Tell whether *error* leaves it certain that sending again does nothing twice."""
+        if isinstance(error, foreign.ProxyError):
+            error = error.original_error
+        if isinstance(error, foreign.ConnectTimeoutError):  # and its kinds: nothing was sent
+            return True
+        lost = (foreign.ProtocolError, foreign.ReadTimeoutError, ConnectionError)
+        return self.method in _SAFE_METHODS and isinstance(error, lost)
+
+    def is_worth_repeating(self, response: Response) -> bool:
+        return self.method in _SAFE_METHODS and response.status in _AGAIN_LATER
+
+    def without_credentials(self) -> "_Call":
+        kept = {k: v for k, v in self.headers.items() if k.lower() not in _CREDENTIAL_HEADERS}
+        return replace(self, headers=kept, authorizer=None)
+
+
+# --- checks before anything is sent ---------------------------------------------------------
+
+
+def _checked_url(url: str, what: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    else:
+        usable = usable and "@" not in parts.netloc
+    if not usable or not url.isascii() or re.search(r"[\x00-\x20\x7f]", url):
+        raise InputError(
+            f"address of {what}: expected http(s)://host[:port]/…, "
+            f"got {readable(url.partition('?')[0].rpartition('@')[2])!r}"
+        )
+    return url
+
+
+def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Refuse what http.client would refuse with the value, maybe a token, in its message."""
+    for name, value in headers.items():
+        if not _HEADER_VALUE.fullmatch(value):
+            raise InputError(f"header {name}: expected one line of Latin-1 text")
+    return headers
+
+
+def _redirection(call: _Call, response: Response) -> str | None:
+    """Return where *response* sends us, or None if it is an answer to keep."""
+    location = response.headers.get("Location")
+    if call.method not in _SAFE_METHODS or response.status not in _REDIRECTIONS or location is None:
+        return None
+    try:
+        target = _checked_url(urljoin(response.url, location), call.what)
+    except (InputError, ValueError) as error:
+        raise RemoteError(
+            f"{call.what} {origin(response.url)}: expected a redirect to an http(s) address"
+        ) from error
+    if response.url.startswith("https:") and not target.startswith("https:"):
+        raise RemoteError(
+            f"{call.what} {origin(response.url)}: expected a redirect to https, "
+            f"got one to {origin(target)}"
+        )
+    return target.partition("#")[0]
+
+
+@contextmanager
+def _released(answer: urllib3.BaseHTTPResponse) -> Iterator[None]:
+    """Give the connection back after a whole body, close it after anything else."""
+    try:
+        yield
+    except BaseException:
+        answer.close()
+        raise
+    answer.release_conn()
+
+
+def _read(answer: urllib3.BaseHTTPResponse, call: _Call, url: str) -> bytes:
+    """Read the body up to its maximum.
+
+    An error page over its maximum is dropped, whole: its status is the answer.
+    """
+    good = answer.status < http.client.MULTIPLE_CHOICES
+    limit = call.max_bytes if good else max(call.max_bytes, ERROR_BODY_MAX)
+    chunks: list[bytes] = []
+    size = 0
+    with cut_after(max(call.left_s(), 0.0), answer.shutdown):
+        while chunk := answer.read1(CHUNK, decode_content=True):
+            size += len(chunk)
+            if size > limit:
+                answer.close()
+                if not good:
+                    return b""
+                raise TooLargeError(
+                    f"{call.what} {origin(url)}: expected at most {limit} bytes, got more"
+                )
+            chunks.append(chunk)
+            if call.left_s() <= 0:
+                break
+    if call.left_s() <= 0:  # a cut connection looks like the end of a body without a length
+        raise TimeoutError
+    return b"".join(chunks)
+
+
+# --- waiting --------------------------------------------------------------------------------
+
+
+def _pause_s(base_s: float, attempt: int) -> float:
+    """Return a pause with full jitter, so that many clients do not come back in step."""
+    longest = min(BACKOFF_CAP_S, base_s * 2 ** (attempt - 1))
+    return random.SystemRandom().uniform(0, longest)
+
+
+def _retry_after_s(response: Response) -> float:
+    """Return the seconds a server asks us to wait; 0 if it does not say or makes no sense."""
+    value = response.headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
+    with suppress(ValueError, TypeError):
+        when = parsedate_to_datetime(value)
+        when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
+        return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())
+    return 0.0
+
+
+# --- foreign exceptions ---------------------------------------------------------------------
+
+# The first match counts, so kinds stand before their families.
+_REASONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((foreign.NameResolutionError, socket.gaierror), "its name cannot be resolved"),
+    ((foreign.NewConnectionError,), "no connection"),
+    ((foreign.ConnectTimeoutError,), "no connection in time"),
+    ((foreign.ReadTimeoutError, foreign.TimeoutError, TimeoutError), "no answer in time"),
+    ((foreign.SSLError, ssl.SSLError), "TLS failed"),
+    (
+        (
+            foreign.IncompleteRead,
+            foreign.InvalidChunkLength,
+            foreign.ResponseNotChunked,
+            http.client.IncompleteRead,
+        ),
+        "the answer ended before it was complete",
+    ),
+    ((foreign.ProtocolError, foreign.ConnectionError), "the connection was lost"),
+    ((foreign.DecodeError,), "the answer cannot be decoded"),
+    (
+        (
+            foreign.InvalidHeader,
+            foreign.HeaderParsingError,
+            foreign.BodyNotHttplibCompatible,
+            foreign.ResponseError,
+            http.client.HTTPException,
+        ),
+        "the answer is not valid HTTP",
+    ),
+    ((foreign.ProxyError, foreign.ProxySchemeUnsupported), "the proxy cannot be used"),
+    ((foreign.ProxySchemeUnknown,), "the proxy's address is not usable"),
+    ((foreign.LocationValueError,), "the address is not usable"),
+    ((foreign.PoolError,), "no connection could be used"),
+    (
+        (foreign.TimeoutStateError, foreign.UnrewindableBodyError),
+        "the request could not be sent",
+    ),
+)
+
+
+def reason(error: BaseException) -> str:
+    """Say in a few words what *error* means, from the operating system's own where it has them."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLError):
+            words = (cause.reason or "handshake").replace("_", " ").lower()
+            return f"TLS failed: {readable(words)}"
+        if isinstance(cause, http.client.RemoteDisconnected):
+            return "the connection was closed without an answer"
+        if isinstance(cause, OSError) and cause.errno and not isinstance(cause, socket.gaierror):
+            return system_words(cause)
+    for kinds, words in _REASONS:
+        if isinstance(error, kinds):
+            return words
+    return f"unexpected {type(error).__name__}"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield *error* and what is behind it: urllib3 chains some causes and keeps others as args."""
+    pending: list[BaseException] = [error]
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        behind = (current.__cause__, current.__context__, *current.args)
+        pending.extend(item for item in behind if isinstance(item, BaseException))
+
+
+def _certificate_fault(error: BaseException) -> str:
+    """Return why the other side's certificate was refused, or "" if that is not the matter."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return readable(cause.verify_message or "verification failed").rstrip(".")
+    return ""
