@@ -164,7 +164,7 @@ def _key_ids(role: Role) -> list[dict[str, str]]:
     return [{"ID": key_id} for key_id in role.keyids]
 
 
-def _natural(tag: str) -> list[tuple[int, str]]:
-    """Sort key that puts v9 before v10, as Docker does."""
-    parts = re.findall(r"\d+|\D+", tag)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+def _natural(tag: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts v9 before v10 and numbers before words, as Docker does."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", tag)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]

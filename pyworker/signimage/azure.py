@@ -14,6 +14,7 @@ Shapes of connections and of the secure-file call: the agent's and the in-box ta
 
 import http.client
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -120,11 +121,11 @@ def registry_host(address: str) -> str:
     """
     text = address.strip()
     text = text if "://" in text else f"https://{text}"
-    try:
+    parts = urlsplit("")
+    host, port = None, None
+    with suppress(ValueError):
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
     usable = host and "@" not in parts.netloc and parts.scheme in ("http", "https")
     if not usable or not host or not all(ch.isalnum() or ch in ".-_:" for ch in host):
         raise InputError(
@@ -133,10 +134,7 @@ def registry_host(address: str) -> str:
             hint=_CONNECTION_HINT,
         )
     name = f"[{host}]" if ":" in host else host
-    is_default = port in (None, {"http": 80, "https": 443}[parts.scheme])
-    if parts.scheme == "http" and port is None:
-        return normal_host(f"{name}:80")
-    return normal_host(name if is_default and parts.scheme == "https" else f"{name}:{port}")
+    return normal_host(name if port is None else f"{name}:{port}")
 
 
 def fetch_secure_file(transport: Transport, file: SecureFile) -> bytes:
@@ -145,16 +143,17 @@ def fetch_secure_file(transport: Transport, file: SecureFile) -> bytes:
     Raises:
         UnauthorizedError: Ticket or token are not accepted.
         NotFoundError: The file was deleted.
-        InputError: The file is empty.
-        RemoteError: Anything else that is not the file.
+        RemoteError: Anything else that is not the file: an error, a sign-in page, nothing.
     """
     query = urlencode(
         {"ticket": file.ticket, "download": "false", "api-version": _API_VERSION},
         quote_via=quote,
     )
+    # On a server of one's own the collection's name is part of the path, blanks included.
+    collection = quote(file.collection_uri.strip().rstrip("/"), safe="/:%[]")
     response = transport.request(
         "GET",
-        f"{file.collection_uri.rstrip('/')}/{quote(file.project, safe='')}"
+        f"{collection}/{quote(file.project, safe='')}"
         f"/_apis/distributedtask/securefiles/{quote(file.file_id, safe='')}?{query}",
         what="Azure DevOps",
         max_bytes=SECURE_FILE_MAX,
@@ -169,13 +168,17 @@ def fetch_secure_file(transport: Transport, file: SecureFile) -> bytes:
     return response.body
 
 
+# 203 is how Azure DevOps answers who it does not know; 302 is what it sends a browser.
+_SIGN_IN_STATUSES = frozenset({200, 203, 301, 302, 303, 307, 308})
+
+
 def _check_secure_file(response: Response, what: str) -> None:
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     status = response.status
     server = f"Azure DevOps {origin(response.url)}"
     if status == http.client.OK and kind == "application/octet-stream":
         if not response.body:
-            raise InputError(f"{what}: expected a key file, got an empty one")
+            raise RemoteError(f"{what}: expected its content from {server}, got nothing")
         return
     said = said_by_server(response)
     if status == http.client.NOT_FOUND:
@@ -185,13 +188,10 @@ def _check_secure_file(response: Response, what: str) -> None:
         )
     if status in (http.client.BAD_REQUEST, http.client.UNAUTHORIZED, http.client.FORBIDDEN):
         raise UnauthorizedError(
-            f"{what}: {server} does not let this job read it (it answered "
-            f"{_answer(status, said)})",
+            f"{what}: {server} does not let this job read it (it answered {_answer(status, said)})",
             hint="Authorize the pipeline to use the secure file, and run the job again",
         )
-    if status == http.client.OK or status == http.client.NON_AUTHORITATIVE_INFORMATION or (
-        http.client.MULTIPLE_CHOICES <= status < http.client.BAD_REQUEST
-    ):
+    if status in _SIGN_IN_STATUSES:
         raise RemoteError(
             f"{what}: expected its content from {server}, got {_answer(status, said)} "
             f"with {readable(kind) or 'no type'}, probably a sign-in page"
@@ -207,28 +207,9 @@ def _named(error: RemoteError, what: str) -> RemoteError:
     return type(error)(f"{what}: {error}", hint=error.hint)
 
 
-def pipeline_labels(
-    variables: Mapping[str, str], *, add_pipeline_data: bool
-) -> dict[str, str]:
-    """Return the labels that `Docker@2` puts on an image, in its order.
-
-    Args:
-        variables: Pipeline variables by their names, e.g. `Build.SourceVersion`, in any case.
-        add_pipeline_data: Also name project, repository, branch and run.
-    """
-    known = {name.lower(): value for name, value in variables.items()}
-    prefix = label_prefix(known.get("system.teamfoundationcollectionuri", ""))
-    names = list(_COMMON_LABELS)
-    if add_pipeline_data:
-        is_release = known.get("system.hosttype", "").lower() not in ("", "build")
-        names += _RELEASE_LABELS if is_release else _BUILD_LABELS
-    return {
-        f"{prefix}.image.{name}": known[name.lower()] for name in names if known.get(name.lower())
-    }
-
-
+# As `Docker@2` names them; a release has no one repository.
 _COMMON_LABELS = ("system.teamfoundationcollectionuri", "build.sourceversion")
-_PIPELINE_LABELS = (
+_BUILD_LABELS = (
     "system.teamproject",
     "build.repository.name",
     "build.repository.uri",
@@ -237,7 +218,6 @@ _PIPELINE_LABELS = (
     "build.buildnumber",
     "build.builduri",
 )
-_BUILD_LABELS = _PIPELINE_LABELS
 _RELEASE_LABELS = (
     "system.teamproject",
     "release.releaseid",
@@ -246,7 +226,23 @@ _RELEASE_LABELS = (
 )
 
 
-def label_prefix(collection_uri: str) -> str:
-    """Return the host of the collection, reversed: `com.azure.dev` for `https://dev.azure.com/`."""
-    host = urlsplit(collection_uri).hostname or ""
-    return ".".join(reversed(host.split("."))) if host else "azure-pipelines"
+def pipeline_labels(variables: Mapping[str, str], *, add_pipeline_data: bool) -> dict[str, str]:
+    """Return the labels that `Docker@2` puts on an image, by their names.
+
+    A name is the collection's host reversed, `image`, and the variable:
+    `com.azure.dev.image.build.sourceversion`. Variables that are not set have no label.
+
+    Args:
+        variables: Pipeline variables by their names, e.g. `Build.SourceVersion`, in any case.
+        add_pipeline_data: Also name project, repository, branch and run.
+    """
+    known = {name.lower(): value for name, value in variables.items()}
+    host = urlsplit(known.get("system.teamfoundationcollectionuri", "")).hostname
+    if not host:
+        return {}
+    prefix = ".".join(reversed(host.split(".")))
+    names: tuple[str, ...] = _COMMON_LABELS
+    if add_pipeline_data:
+        is_build = known.get("system.hosttype", "build").lower() == "build"
+        names += _BUILD_LABELS if is_build else _RELEASE_LABELS
+    return {f"{prefix}.image.{name}": known[name] for name in names if known.get(name)}

@@ -4,14 +4,14 @@ The rules of this file:
 
 1. A certificate is read here and judged elsewhere: no clock, no pins, no trust.
 2. The first certificate of a bundle is the leaf, whose key signs; the others are intermediates.
-3. Subject names are read by hand: a repository name may be longer than the 64 characters that
+3. Names are read and written by hand: a repository name may be longer than the 64 characters that
    X.520 allows, Notary writes it all the same, and X.509 libraries complain or refuse.
 
 Specification: Notary v1, `docs/protocol.md`, "Root certificates"; RFC 5280 for the encoding.
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -19,8 +19,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from signimage import der, pem
 from signimage.errors import FormatError
@@ -32,11 +32,24 @@ _VALIDITY = timedelta(days=3650)
 
 _COMMON_NAME = "2.5.4.3"
 
+_BOOLEAN = 0x01
+_UTF8_STRING = 0x0C
+_UTC_TIME = 0x17
+_GENERALIZED_TIME = 0x18
+_FIRST_GENERALIZED_YEAR = 2050  # RFC 5280: earlier years are written with two digits
+
 # DER tags of the strings a name may be made of, and how their bytes are to be read.
-_STRINGS = {0x0C: "utf-8", 0x13: "ascii", 0x14: "latin-1", 0x16: "ascii", 0x1E: "utf-16-be"}
+_STRINGS = {_UTF8_STRING: "utf-8", 0x13: "ascii", 0x14: "latin-1", 0x16: "ascii", 0x1E: "utf-16-be"}
 
 # Everything `cryptography` raises on certificates it cannot use.
-_UNUSABLE = (ValueError, TypeError, UnsupportedAlgorithm)
+_UNUSABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 CertifiableKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -96,10 +109,11 @@ def parse(encoded: bytes, *, what: str) -> Certificate:
         FormatError: the bytes are not a certificate.
     """
     try:
+        common_name = _common_name(encoded, what)
         loaded = _load(encoded)
         key_type, key_bits, subject_public_key = _subject_key(loaded)
         return Certificate(
-            common_name=_common_name(loaded.tbs_certificate_bytes, what),
+            common_name=common_name,
             not_before=loaded.not_valid_before_utc,
             not_after=loaded.not_valid_after_utc,
             is_ca=_is_ca(loaded),
@@ -121,33 +135,20 @@ def self_signed(key: CertifiableKey, common_name: str, now: datetime) -> bytes:
     It is the form that Notary's clients make, member by member: v3, random serial, subject and
     issuer `CN=<GUN>`, ten years, for digital signatures, key encipherment and code signing.
     """
-    # `_validate=False`: a GUN may be longer than X.520's 64 characters (rule 3).
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False)])
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        key_encipherment=True,
-        content_commitment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
+    algorithm = _signature_algorithm(key)
+    name = _name(common_name)
+    tbs = der.sequence(
+        der.element(der.context(0), der.integer(2)),  # v3
+        der.integer(x509.random_serial_number() >> 32),  # Notary's are below 2**128
+        algorithm,
+        name,
+        der.sequence(_time(now), _time(now + _VALIDITY)),
+        name,
+        key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+        der.element(der.context(3), der.sequence(*_EXTENSIONS)),
     )
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number() >> 32)  # Notary's are below 2**128
-        .not_valid_before(now)
-        .not_valid_after(now + _VALIDITY)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    return certificate.public_bytes(Encoding.PEM)
+    signed = der.sequence(tbs, algorithm, der.element(der.BIT_STRING, b"\0", _sign(key, tbs)))
+    return pem.write(LABEL, signed)
 
 
 @lru_cache(maxsize=256)
@@ -167,11 +168,12 @@ def _subject_key(certificate: x509.Certificate) -> tuple[str, int, bytes]:
     return "", 0, b""
 
 
-def _common_name(tbs: bytes, what: str) -> str:
+def _common_name(encoded: bytes, what: str) -> str:
     """Read the last CN of the subject, which is the one that Go takes."""
-    fields = der.Reader(tbs, what).enter()
+    fields = der.Reader(encoded, what).enter().enter()
     fields.optional(der.context(0))  # version
-    fields.integer()  # serial number
+    if fields.integer() <= 0:  # libraries are about to stop reading these; so do we, at once
+        raise fields.fault("expected a positive serial number, got another")
     for _ in ("signature", "issuer", "validity"):
         fields.skip()
     subject, name = fields.enter(), ""
@@ -198,3 +200,42 @@ def _signature_hash(certificate: x509.Certificate) -> str:
     except UnsupportedAlgorithm:
         return ""
     return algorithm.name if algorithm else ""
+
+
+def _signature_algorithm(key: CertifiableKey) -> bytes:
+    if isinstance(key, rsa.RSAPrivateKey):
+        return der.sequence(der.oid("1.2.840.113549.1.1.11"), der.element(der.NULL))
+    return der.sequence(der.oid("1.2.840.10045.4.3.2"))
+
+
+def _sign(key: CertifiableKey, tbs: bytes) -> bytes:
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(tbs, PKCS1v15(), hashes.SHA256())
+    return key.sign(tbs, ec.ECDSA(hashes.SHA256()))
+
+
+def _name(common_name: str) -> bytes:
+    value = der.element(_UTF8_STRING, common_name.encode())
+    return der.sequence(der.element(der.SET, der.sequence(der.oid(_COMMON_NAME), value)))
+
+
+def _time(moment: datetime) -> bytes:
+    utc = moment.astimezone(timezone.utc)
+    if utc.year < _FIRST_GENERALIZED_YEAR:
+        return der.element(_UTC_TIME, f"{utc:%y%m%d%H%M%SZ}".encode())
+    return der.element(_GENERALIZED_TIME, f"{utc:%Y%m%d%H%M%SZ}".encode())
+
+
+def _extension(oid: str, value: bytes, *, critical: bool) -> bytes:
+    flag = der.element(_BOOLEAN, b"\xff") if critical else b""
+    return der.sequence(der.oid(oid), flag, der.element(der.OCTET_STRING, value))
+
+
+_EXTENSIONS = (
+    # key usage: digital signature and key encipherment (bits 0 and 2, five bits unused)
+    _extension("2.5.29.15", der.element(der.BIT_STRING, b"\x05\xa0"), critical=True),
+    # extended key usage: code signing
+    _extension("2.5.29.37", der.sequence(der.oid("1.3.6.1.5.5.7.3.3")), critical=False),
+    # basic constraints: no CA
+    _extension("2.5.29.19", der.sequence(), critical=True),
+)

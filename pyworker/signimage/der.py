@@ -21,6 +21,7 @@ SET = 0x31
 
 # 4 length bytes reach 4 GiB, and no input of this program is that long.
 _MAX_LENGTH_BYTES = 4
+_MAX_OID_SIZE = 64  # bytes; twice the longest registered one
 _LONG_FORM = 0x80
 _MULTI_BYTE_TAG = 0x1F
 _MIN_HEADER = 2  # bytes: a tag and a length
@@ -84,8 +85,8 @@ class Reader:
     def oid(self) -> str:
         """Read an OBJECT IDENTIFIER in its dotted form."""
         content = self.read(OBJECT_IDENTIFIER)
-        if not content or content[-1] & _LONG_FORM:
-            raise self.fault("expected an object identifier, got a cut-off one")
+        if not 0 < len(content) <= _MAX_OID_SIZE or content[-1] & _LONG_FORM:
+            raise self.fault("expected an object identifier, got a cut-off or endless one")
         arcs = [0]
         for byte in content:
             arcs[-1] = (arcs[-1] << _SUBIDENTIFIER_BITS) | (byte & 0x7F)

@@ -276,9 +276,11 @@ def _pbkdf2(parameters: der.Reader, cipher: str, iv: bytes, what: str) -> _Lock:
     prf = parameters.enter().oid() if parameters.peek() == der.SEQUENCE else _PRF_SHA1
     parameters.end()
     if not 0 < iterations <= _MAX_ITERATIONS:
-        raise FormatError(f"{what}: expected 1 to {_MAX_ITERATIONS} iterations, got {iterations}")
+        raise FormatError(f"{what}: expected 1 to {_MAX_ITERATIONS} iterations, got another number")
     if size != _CIPHERS[cipher][1]:
-        raise FormatError(f"{what}: expected a key of {_CIPHERS[cipher][1]} bytes, got {size}")
+        raise FormatError(
+            f"{what}: expected a key of {_CIPHERS[cipher][1]} bytes, got another size"
+        )
     if prf not in _PRFS:
         raise FormatError(f"{what}: expected PBKDF2 with HMAC-SHA1 or SHA-2, got OID {prf}")
     return _Lock(cipher, iv, salt, iterations, _PRFS[prf])

@@ -390,15 +390,6 @@ _REASONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((foreign.ConnectTimeoutError,), "no connection in time"),
     ((foreign.ReadTimeoutError, foreign.TimeoutError, TimeoutError), "no answer in time"),
     ((foreign.SSLError, ssl.SSLError), "TLS failed"),
-    (
-        (
-            foreign.IncompleteRead,
-            foreign.InvalidChunkLength,
-            foreign.ResponseNotChunked,
-            http.client.IncompleteRead,
-        ),
-        "the answer ended before it was complete",
-    ),
     ((foreign.ProtocolError, foreign.ConnectionError), "the connection was lost"),
     ((foreign.DecodeError,), "the answer cannot be decoded"),
     (
@@ -430,6 +421,8 @@ def reason(error: BaseException) -> str:
             return f"TLS failed: {readable(words)}"
         if isinstance(cause, http.client.RemoteDisconnected):
             return "the connection was closed without an answer"
+        if isinstance(cause, http.client.IncompleteRead):  # and urllib3's kinds of it
+            return "the answer ended before it was complete"
         if isinstance(cause, OSError) and cause.errno and not isinstance(cause, socket.gaierror):
             return system_words(cause)
     for kinds, words in _REASONS:

@@ -278,11 +278,11 @@ class TrustedRepository:
                 yield entry
 
     def signers(self) -> tuple[Signer, ...]:
-        """Who may sign, by name: the direct delegations of `targets` without `releases`."""
+        """Who may sign: the direct delegations of `targets`, in its order, without `releases`."""
         top = self.targets()
         return tuple(
             Signer(entry.signer, self._canonical_ids(entry.role, top.delegation_keys))
-            for entry in sorted(top.delegations, key=lambda entry: entry.name)
+            for entry in top.delegations
             if entry.name != RELEASES and _is_child(TARGETS, entry.name)
         )
 

@@ -1,0 +1,271 @@
+"""`signimage.notary` and `administration` against the real trust server, judged by its own clients.
+
+Whatever one side does, the other must see and be able to continue.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peers.stack import Stack
+from signimage.administration import add_signer, generate_key, initialise_repository, inspection
+from signimage.errors import (
+    CertificateError,
+    FormatError,
+    InputError,
+    NotASignerError,
+    NotInitializedError,
+    RootPinError,
+    UnreachableError,
+)
+from signimage.keys import PrivateKey, PublicKey
+from signimage.keystore import KeyStore, Passphrases
+from signimage.metadata import RELEASES, ROOT, FileMeta
+from signimage.notary import TrustServer
+from signimage.pinning import RootPins
+from signimage.publication import signing_plan
+from signimage.transport import Transport, TransportSettings
+from signimage.trustcache import TrustCache
+
+PASSPHRASES = {
+    "DOCKER_CONTENT_TRUST_ROOT_PASSPHRASE": "root passphrase",
+    "DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE": "repository passphrase",
+}
+IMAGE = FileMeta(529, {"sha256": bytes(range(32))})
+OTHER = FileMeta(530, {"sha256": bytes(32)})
+
+
+class Workstation:
+    """An owner's machine: a trust directory shared by us and the real clients."""
+
+    def __init__(self, stack: Stack, folder: Path, gun: str) -> None:
+        self.stack = stack
+        self.gun = gun
+        self.config = stack.docker_config(folder / "docker")
+        self.store = KeyStore(self.config / "trust")
+        self.passphrases = Passphrases(PASSPHRASES)
+        self.folder = folder
+
+    def server(self, *, cache: bool = True, pins: RootPins | None = None) -> TrustServer:
+        """Our client; without *cache* it is a first visitor."""
+        transport = Transport(TransportSettings(ca_files=(self.stack.ca_file,)))
+        return TrustServer(
+            transport,
+            self.stack.trust_server,
+            self.gun,
+            pins=pins or RootPins(),
+            cache=TrustCache(self.config / "trust", self.gun) if cache else None,
+        )
+
+    def initialise(self, signer: str = "ci") -> PrivateKey:
+        """Initialise the repository with our commands; gives the signer's key."""
+        initialise_repository(self.server(), self.store, self.passphrases)
+        key = generate_key(self.store, self.passphrases, signer, self.folder)
+        public = PublicKey.from_pem(key.public.read_bytes())
+        add_signer(self.server(), self.store, self.passphrases, signer, [public])
+        return self.store.load(key.key_id, self.passphrases)
+
+    def sign(self, key: PrivateKey, *tags: str, image: FileMeta = IMAGE) -> None:
+        """Sign *tags* with our client."""
+        key_id = key.public_key.canonical_id
+        plan = signing_plan(dict.fromkeys(tags, image), [key_id])
+        self.server(cache=False).publish(plan, {key_id: key})
+
+    def docker(self, *arguments: str) -> str:
+        """What the Docker CLI prints."""
+        return self.stack.docker(*arguments, config=self.config, env=PASSPHRASES).stdout
+
+    def inspected(self) -> dict[str, Any]:
+        """`docker trust inspect` of the repository."""
+        found: dict[str, Any] = json.loads(self.docker("trust", "inspect", self.gun))[0]
+        return found
+
+
+@pytest.fixture
+def workstation(stack: Stack, tmp_path: Path, repository_name: str) -> Workstation:
+    """A fresh machine and the name of a repository that does not exist yet."""
+    return Workstation(stack, tmp_path, f"{stack.open_registry}/{repository_name}")
+
+
+def test_what_we_initialise_and_sign_the_real_clients_see(workstation: Workstation) -> None:
+    key = workstation.initialise()
+    workstation.sign(key, "1.0", "latest")
+    row = {"Digest": bytes(range(32)).hex(), "Signers": ["ci"]}
+    seen = workstation.inspected()
+    assert seen["SignedTags"] == [{"SignedTag": tag, **row} for tag in ("1.0", "latest")]
+    assert seen["Signers"][0]["Keys"] == [{"ID": key.public_key.canonical_id}]
+    assert seen == inspection(workstation.gun, workstation.server().refresh())
+    for role in ("targets/ci", RELEASES):
+        listed = workstation.stack.notary(
+            "list", "-r", role, workstation.gun, trust_dir=workstation.config / "trust"
+        ).stdout
+        rows = [line.split() for line in listed.splitlines() if role in line]
+        assert [row[0] for row in rows] == ["1.0", "latest"]
+        assert {row[1] for row in rows} == {bytes(range(32)).hex()}
+
+
+def test_docker_adds_a_signer_to_our_repository_and_we_sign_as_that_one(
+    workstation: Workstation,
+) -> None:
+    ours = workstation.initialise()
+    workstation.docker("trust", "key", "generate", "bob", "--dir", str(workstation.folder))
+    workstation.docker(
+        "trust", "signer", "add", "--key", str(workstation.folder / "bob.pub"), "bob",
+        workstation.gun,
+    )  # fmt: skip
+    bob = PublicKey.from_pem((workstation.folder / "bob.pub").read_bytes())
+    key = workstation.store.load(bob.canonical_id, workstation.passphrases)
+    workstation.sign(key, "2.0")
+    workstation.sign(ours, "2.0")
+    assert workstation.inspected()["SignedTags"][0]["Signers"] == ["ci", "bob"]
+
+
+def test_a_repository_of_docker_is_signed_by_us_and_then_by_docker_again(
+    workstation: Workstation,
+) -> None:
+    workstation.docker("trust", "key", "generate", "carol", "--dir", str(workstation.folder))
+    workstation.docker(
+        "trust", "signer", "add", "--key", str(workstation.folder / "carol.pub"), "carol",
+        workstation.gun,
+    )  # fmt: skip
+    carol = PublicKey.from_pem((workstation.folder / "carol.pub").read_bytes())
+    workstation.sign(workstation.store.load(carol.canonical_id, workstation.passphrases), "ours")
+    workstation.docker("trust", "key", "generate", "dave", "--dir", str(workstation.folder))
+    workstation.docker(
+        "trust", "signer", "add", "--key", str(workstation.folder / "dave.pub"), "dave",
+        workstation.gun,
+    )  # fmt: skip
+    seen = workstation.inspected()
+    assert [signer["Name"] for signer in seen["Signers"]] == ["dave", "carol"]
+    assert seen["SignedTags"][0]["SignedTag"] == "ours"
+    assert workstation.server().refresh().signers_of("ours", IMAGE) == ("carol",)
+
+
+def test_a_repository_of_notary_without_delegations_is_signed_with_its_targets_key(
+    workstation: Workstation,
+) -> None:
+    trust_dir = workstation.config / "trust"
+    env = {
+        f"NOTARY_{role}_PASSPHRASE": "repository passphrase"
+        for role in ("TARGETS", "SNAPSHOT", "DELEGATION")
+    } | {"NOTARY_ROOT_PASSPHRASE": "root passphrase"}
+    notary = workstation.stack.notary
+    notary("init", "--publish", workstation.gun, trust_dir=trust_dir, env=env)
+    # Notary keeps the snapshot key itself unless told otherwise; Docker's way is the server's.
+    notary("key", "rotate", "-r", workstation.gun, "snapshot", trust_dir=trust_dir, env=env)
+    (entry,) = [each for each in workstation.store.entries() if each.role == "targets"]
+    workstation.sign(workstation.store.load(entry.key_id, workstation.passphrases), "v1")
+    listed = notary("list", workstation.gun, trust_dir=trust_dir, env=env).stdout
+    assert bytes(range(32)).hex() in listed
+
+
+def test_signing_the_same_again_sends_nothing(workstation: Workstation) -> None:
+    key = workstation.initialise()
+    workstation.sign(key, "1.0")
+    before = workstation.server().refresh().floors
+    key_id = key.public_key.canonical_id
+    publication = workstation.server().publish(
+        signing_plan({"1.0": IMAGE}, [key_id]), {key_id: key}
+    )
+    assert (publication.roles, publication.attempts) == ((), 0)
+    assert publication.repository.floors == before
+
+
+def test_the_last_writer_of_a_tag_wins_and_only_its_signers_are_shown(
+    workstation: Workstation,
+) -> None:
+    ci = workstation.initialise()
+    qa = workstation.initialise("qa")
+    workstation.sign(ci, "1.0")
+    workstation.sign(qa, "1.0", image=OTHER)
+    repository = workstation.server().refresh()
+    assert repository.released("1.0") == OTHER
+    assert repository.signers_of("1.0", OTHER) == ("qa",)
+
+
+def test_initialising_twice_changes_nothing(workstation: Workstation) -> None:
+    first = initialise_repository(workstation.server(), workstation.store, workstation.passphrases)
+    keys = workstation.store.entries()
+    again = initialise_repository(workstation.server(), workstation.store, workstation.passphrases)
+    assert (first.existed, again.existed) == (False, True)
+    assert workstation.store.entries() == keys
+
+
+def test_an_unknown_repository_is_not_initialised(workstation: Workstation) -> None:
+    with pytest.raises(NotInitializedError, match=f"{workstation.gun} has no trust data on https"):
+        workstation.server().refresh()
+
+
+def test_a_key_that_is_no_signer_is_refused_and_nothing_is_published(
+    workstation: Workstation,
+) -> None:
+    workstation.initialise()
+    before = workstation.server().refresh().floors
+    with pytest.raises(NotASignerError, match=r"is not a signer of .*; its signers are ci \("):
+        workstation.sign(PrivateKey.generate_ecdsa(), "1.0")
+    assert workstation.server(cache=False).refresh().floors == before
+
+
+def test_only_the_pinned_root_is_believed(workstation: Workstation) -> None:
+    workstation.initialise()
+    (root_key,) = workstation.server().refresh().root.body.roles[ROOT].keyids
+    workstation.server(cache=False, pins=RootPins(frozenset({root_key}))).refresh()
+    with pytest.raises(RootPinError, match=f"expected root key {'1' * 64}, got {root_key}"):
+        workstation.server(cache=False, pins=RootPins(frozenset({"1" * 64}))).refresh()
+
+
+def test_root_rotations_are_followed_from_a_kept_root(workstation: Workstation) -> None:
+    workstation.initialise()
+    workstation.server().refresh()
+    trust_dir = workstation.config / "elsewhere"
+    (trust_dir / "private").mkdir(parents=True, mode=0o700)
+    for file in workstation.store.private.iterdir():
+        (trust_dir / "private" / file.name).write_bytes(file.read_bytes())
+        (trust_dir / "private" / file.name).chmod(0o600)
+    env = {
+        f"NOTARY_{role}_PASSPHRASE": "repository passphrase"
+        for role in ("TARGETS", "SNAPSHOT", "DELEGATION")
+    } | {"NOTARY_ROOT_PASSPHRASE": "root passphrase"}
+    for _ in range(2):
+        workstation.stack.notary(
+            "key", "rotate", "-r", workstation.gun, "timestamp", trust_dir=trust_dir, env=env
+        )
+    repository = workstation.server().refresh()
+    assert repository.root.body.version == 3
+    assert workstation.server(cache=False).refresh().root.body.version == 3
+
+
+def test_a_kept_newer_version_is_a_floor(workstation: Workstation) -> None:
+    """What the cache holds was believed before; the server may not fall behind it."""
+    key = workstation.initialise()
+    workstation.sign(key, "1.0")
+    assert workstation.server().refresh().floors[RELEASES] == 1
+    server = workstation.server()
+    assert server.refresh().floors == workstation.server().refresh().floors
+
+
+def test_another_authority_is_not_trusted(workstation: Workstation) -> None:
+    server = TrustServer(Transport(), workstation.stack.trust_server, workstation.gun)
+    with pytest.raises(CertificateError, match="trust server https://localhost"):
+        server.refresh()
+
+
+def test_a_server_that_is_not_there_is_unreachable() -> None:
+    server = TrustServer(Transport(), "https://localhost:1", "localhost/x")
+    with pytest.raises(UnreachableError, match="trust server https://localhost:1"):
+        server.refresh()
+
+
+@pytest.mark.parametrize("url", ["http://localhost", "localhost", "https://", "https://u@h", ""])
+def test_only_https_urls_are_trust_servers(url: str) -> None:
+    with pytest.raises(InputError, match="trust server: expected an https:// URL"):
+        TrustServer(Transport(), url, "localhost/x")
+
+
+def test_what_would_brick_a_repository_is_never_sent(workstation: Workstation) -> None:
+    key = workstation.initialise()
+    with pytest.raises(FormatError, match="control character"):
+        workstation.sign(key, "1.0\n")
+    assert workstation.inspected()["SignedTags"] == []
