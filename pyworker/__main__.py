@@ -1,0 +1,18 @@
+"""The worker's gate: decides whether this interpreter fits, before anything else is read.
+
+The rule of this file: whatever calls itself "python" on an agent must be able to read it, so it
+keeps to the syntax that Python 2.7 shares with 3.  Exit code 86 tells the shim (task/index.js)
+to try its next candidate; `startup` has the rest.
+"""
+
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036 - an agent's python may be older than the project's
+    # Shown in the log only where the pipeline asks for details (System.Debug).
+    sys.stdout.write("##vso[task.debug]not 3.10 or newer: Python " + sys.version.split()[0] + "\n")
+    sys.exit(86)
+
+# Its syntax is for those who passed the gate.
+from startup import main
+
+sys.exit(main())
