@@ -31,8 +31,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from signimage import der, keys, pem
 from signimage.errors import FormatError, PassphraseError
 
-# Notary itself uses 2048; more is compatible. 100 000 cost an attacker 50 times as much per guess,
-# and Docker's reader, which decrypts on every command, about a tenth of a second.
+# Notary itself uses 2048; more is compatible. This costs an attacker 50 times as much per guess,
+# and whoever opens the file, Docker included, about 0.1 s; a million would cost Docker 1 s a key.
 ITERATIONS = 100_000
 
 # Far above every tool's default, and below what would look like a hang (about 10 s).

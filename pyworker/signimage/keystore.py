@@ -201,11 +201,9 @@ class KeyStore:
     def _write(self, key_id: str, content: bytes) -> Path:
         if not _KEY_NAME.fullmatch(f"{key_id}.key"):
             raise InputError(f"key ID: expected 64 hexadecimal digits, got {key_id!r}")
+        _make_private(self.private)
         path = self.private / f"{key_id}.key"
         try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.private.mkdir(exist_ok=True, mode=0o700)
-            _check_private(self.private)
             _create(path, content)
         except FileExistsError as error:
             raise InputError(f"key {key_id} is already in {self.private}") from error
@@ -271,6 +269,16 @@ def _create(path: Path, content: bytes) -> None:
         os.link(temporary, path)  # refuses a name that is taken, which renaming would not
     finally:
         Path(temporary).unlink()
+
+
+def _make_private(folder: Path) -> None:
+    """Make a key folder and the trust directory around it, unless they are there and safe."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InputError(f"key folder {folder} cannot be made: {error.strerror}") from error
+    _check_private(folder)
 
 
 def _check_private(folder: Path) -> None:

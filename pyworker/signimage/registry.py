@@ -12,6 +12,7 @@ Distribution's token authentication; RFC 9110, section 11.6 (challenges).
 """
 
 import http.client
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -75,6 +76,25 @@ class Manifest:
 
     descriptor: Descriptor
     content: bytes = field(repr=False)
+
+    def check_image(self, image_id: str) -> None:
+        """Refuse the manifest of another image than *image_id*, the engine's `sha256:…`.
+
+        Engines name an image by its configuration or by its manifest. An index names neither
+        by itself, so for an index there is nothing to compare.
+
+        Raises:
+            HashMismatchError: It is the manifest of another image.
+        """
+        config = json.loads(self.content).get("config")
+        if not isinstance(config, dict):
+            return
+        names = (config.get("digest"), self.descriptor.digest.text)
+        if image_id not in names:
+            raise HashMismatchError(
+                f"pushed image: expected {image_id}, which was built, got {names[0]}",
+                hint="Another job on this agent may use the same tag; run the step again",
+            )
 
 
 def parse_challenges(header: str) -> tuple[Challenge, ...]:

@@ -37,8 +37,15 @@ class Progress(Protocol):
 class Builder(Protocol):
     """What can turn a Dockerfile into an image and hand it to a registry."""
 
-    def build(self) -> None:
-        """Build the image.
+    def check(self) -> None:
+        """Find out whether building can begin at all.
+
+        Raises:
+            EngineError: The engine does not answer.
+        """
+
+    def build(self) -> str:
+        """Build the image; gives its ID, `sha256:…`, as the engine has it.
 
         Raises:
             BuildError: The Dockerfile or its context is at fault.
@@ -93,11 +100,12 @@ def build_push_sign(
         SignImageError: Nothing was called signed; `state` says what was pushed, if anything.
     """
     progress.step("Preflight")
+    builder.check()
     preflight(order, registry, trust_server, progress)
     progress.step("Build")
-    builder.build()
+    image_id = builder.build()
     progress.step("Push")
-    manifest = push(order, builder, registry, progress)
+    manifest = push(order, builder, image_id, registry, progress)
     progress.step("Sign")
     try:
         image = sign(order, manifest, trust_server)
@@ -146,13 +154,22 @@ def check_may_sign(repository: TrustedRepository, tag: str, key_id: str) -> None
         repository.targets(role)
 
 
-def push(order: Order, builder: Builder, registry: Registry, progress: Progress) -> Manifest:
-    """Push the built image under every tag; gives the manifest that the registry confirmed."""
+def push(
+    order: Order, builder: Builder, image_id: str, registry: Registry, progress: Progress
+) -> Manifest:
+    """Push the built image under every tag; gives the manifest that the registry confirmed.
+
+    Raises:
+        HashMismatchError: Another image was pushed than *image_id*: on an agent with several
+            jobs, a tag can be moved between building and pushing.
+        RemoteError: Engine or registry failed.
+    """
     first, *others = order.tags
     reported = builder.push(first)
     pushed = [first]
     try:
         manifest = registry.resolve(reported)
+        manifest.check_image(image_id)
         for tag in others:
             registry.put_manifest(tag, manifest)
             pushed.append(tag)

@@ -57,6 +57,7 @@ from signimage.response import (
 )
 
 __all__ = [
+    "FOREIGN_ERRORS",
     "Authorizer",
     "Credentials",
     "Response",
@@ -65,6 +66,7 @@ __all__ = [
     "is_loopback",
     "origin",
     "readable",
+    "reason",
     "refusal",
     "said_by_server",
     "shown",
@@ -183,7 +185,7 @@ class Transport:
             pause_s = _pause_s(self._settings.backoff_s, attempt)
             try:
                 response = self._once(call, url, headers)
-            except (foreign.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+            except FOREIGN_ERRORS as error:
                 if attempt == ATTEMPTS or not call.may_repeat(error) or pause_s > call.left_s():
                     raise self._translated(error, call, url) from error
             else:
@@ -382,6 +384,9 @@ def _retry_after_s(response: Response) -> float:
 
 
 # --- foreign exceptions ---------------------------------------------------------------------
+
+# Whatever comes out of urllib3, and of libraries built on it (`requests`' own are OSErrors).
+FOREIGN_ERRORS = (foreign.HTTPError, http.client.HTTPException, OSError, ValueError)
 
 # The first match counts, so kinds stand before their families.
 _REASONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (

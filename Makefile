@@ -1,0 +1,50 @@
+# The commands of this project; `make` alone lists them. Each installs what it lacks.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-unit check lint types vsix bench stack stack-down clean setup setup-unit
+
+PYTHON := .venv/bin/python
+# Programs below tests/ find each other by these folders; pytest and mypy have them in pyproject.
+PROGRAM := PYTHONPATH=tests:packaging $(PYTHON)
+export PYTHONDONTWRITEBYTECODE := 1
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+demo: setup ## build, push and sign an image by the packaged task, and let Docker and notary judge
+	@$(PROGRAM) tests/task/demo.py
+
+test: setup ## all tests, on real peers
+	$(PYTHON) -m pytest
+
+test-unit: setup-unit ## the tests that need no peers, no network and no root
+	$(PYTHON) -m pytest tests/unit
+
+check: lint types test vsix ## what CI runs: format, lint, layers, types, all tests, the package
+
+lint: setup ## format, lint and the direction of imports
+	$(PYTHON) -m ruff format --check . && $(PYTHON) -m ruff check . && $(PYTHON) -m pytest -q tests/unit/test_layers.py
+
+types: setup ## mypy, strict
+	$(PYTHON) -m mypy pyworker tests packaging
+
+vsix: setup ## the extension, dist/signimage-<version>.vsix
+	$(PYTHON) packaging/build_vsix.py
+
+bench: setup ## the side-by-side benchmark; writes build/bench.json
+	$(PROGRAM) tests/bench/bench.py
+
+stack: setup ## start the peers, leave them running, print the environment to use them
+	@$(PROGRAM) -m peers.stack up .stack
+
+stack-down: setup-unit ## stop the peers that `make stack` started
+	@$(PROGRAM) -m peers.stack down .stack
+
+clean: stack-down ## remove what was built; installed programs and downloads stay
+	rm -rf build dist .stack .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+setup:
+	@packaging/setup.sh all
+
+setup-unit:
+	@packaging/setup.sh unit

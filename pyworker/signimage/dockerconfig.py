@@ -1,0 +1,251 @@
+"""What Docker's programs are told: a private configuration, a chosen environment, an engine.
+
+The rules of this file:
+
+1. Credentials stand only in a folder of our own (0700), in a file (0600) that goes with it.
+2. A child sees what it needs to work, and what the user's own arguments name; nothing else.
+3. The SDK talks to the engine that the command line would talk to.
+
+Docker CLI: "Configuration files", "Environment variables", `docker context`; what Docker finds
+below `DOCKER_CONFIG` besides credentials (plugins, contexts, builders) must still be found.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from signimage.errors import InputError
+from signimage.transport import Credentials
+
+_DEFAULT_HOST = (
+    "npipe:////./pipe/docker_engine" if sys.platform == "win32" else ("unix:///var/run/docker.sock")
+)
+# Settings of the user that builds depend on and that are no secrets.
+_KEPT_SETTINGS = ("cliPluginsExtraDirs", "proxies", "currentContext")
+_PASSED_NAMES = frozenset(
+    (  # noqa: SIM905 -- as a list this fills a screen
+        "PATH HOME USER LOGNAME LANG LANGUAGE TZ TMPDIR TEMP TMP SSH_AUTH_SOCK SSL_CERT_FILE "
+        "SSL_CERT_DIR HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY FTP_PROXY SOURCE_DATE_EPOCH "
+        "DOCKER_HOST DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH "
+        "DOCKER_API_VERSION DOCKER_BUILDKIT DOCKER_DEFAULT_PLATFORM "
+        "SYSTEMROOT SYSTEMDRIVE WINDIR COMSPEC PATHEXT USERPROFILE APPDATA LOCALAPPDATA "
+        "PROGRAMDATA PROGRAMFILES PROGRAMFILES(X86) HOMEDRIVE HOMEPATH"
+    ).split()
+)
+_PASSED_PREFIXES = ("LC_", "XDG_", "BUILDKIT_", "BUILDX_")
+# Removed by the task library already; a child must not get them even if it is asked to.
+_SECRET_PREFIXES = (
+    "INPUT_",
+    "SECRET_",
+    "ENDPOINT_AUTH_",
+    "SECUREFILE_TICKET_",
+    "VSTS_TASKVARIABLE_",
+    "DOCKER_CONTENT_TRUST",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DockerConfig:
+    """A private `DOCKER_CONFIG` folder, and the variables that make Docker use it."""
+
+    folder: Path
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAddress:
+    """Where an engine listens; the three files are for TLS, empty without."""
+
+    host: str
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    is_verified: bool = True
+
+    @property
+    def uses_tls(self) -> bool:
+        """Tell whether the connection is to be encrypted."""
+        return bool(self.ca or self.certificate)
+
+
+def user_folder(environ: Mapping[str, str]) -> Path:
+    """Return the `DOCKER_CONFIG` folder that Docker would use in *environ*."""
+    home = environ.get("HOME") or environ.get("USERPROFILE") or ""
+    return Path(environ.get("DOCKER_CONFIG") or Path(home, ".docker"))
+
+
+@contextmanager
+def private_config(
+    parent: Path, auths: Mapping[str, Credentials], environ: Mapping[str, str]
+) -> Iterator[DockerConfig]:
+    """Make a private configuration below *parent*, and remove it at the end of the block.
+
+    It logs in to the registries in *auths*, by their keys in Docker's `config.json`.
+    Logins of earlier steps to other registries stay in force: base images may need them.
+
+    Raises:
+        InputError: The user's own `config.json` cannot be read.
+    """
+    original = user_folder(environ)
+    settings = _private_settings(_read_settings(original), auths, original)
+    folder = Path(tempfile.mkdtemp(prefix="docker-config-", dir=parent))  # 0700
+    try:
+        _write_private(folder / "config.json", json.dumps(settings).encode())
+        _bring_contexts(original, folder)
+        builders = environ.get("BUILDX_CONFIG") or str(original / "buildx")
+        yield DockerConfig(folder, {"DOCKER_CONFIG": str(folder), "BUILDX_CONFIG": builders})
+    finally:
+        (folder / "config.json").unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def child_environment(
+    environ: Mapping[str, str], arguments: Sequence[str], config: DockerConfig
+) -> dict[str, str]:
+    """Return the environment of a Docker program: a chosen part of *environ*, and *config*'s.
+
+    *arguments* are the user's own; `--build-arg NAME` and `--secret id=…,env=NAME` name variables
+    that Docker is to read.
+    """
+    named = named_variables(arguments)
+    chosen = {
+        name: value
+        for name, value in environ.items()
+        if (_is_passed(name.upper()) or name in named)
+        and not name.upper().startswith(_SECRET_PREFIXES)
+    }
+    return {**chosen, **config.environment}
+
+
+def named_variables(arguments: Sequence[str]) -> frozenset[str]:
+    """Return the environment variables that build *arguments* tell Docker to read."""
+    names: set[str] = set()
+    for flag, value in _flags(arguments):
+        if flag == "--build-arg" and "=" not in value:
+            names.add(value)
+        elif flag == "--secret":
+            fields = dict(item.partition("=")[::2] for item in value.split(","))
+            source = fields.get("env")
+            if source is None and not {"src", "source"} & fields.keys():
+                source = fields.get("id")  # Docker then looks for a variable of that name
+            names.add(source or "")
+    return frozenset(names - {""})
+
+
+def engine_address(environ: Mapping[str, str]) -> EngineAddress:
+    """Return the engine that the Docker command line would use in *environ*.
+
+    1. `DOCKER_HOST`, with `DOCKER_TLS_VERIFY` or `DOCKER_TLS`, and `DOCKER_CERT_PATH`;
+    2. the context named by `DOCKER_CONTEXT`, else by the user's configuration;
+    3. the socket of the local engine.
+
+    Raises:
+        InputError: A context is named that is not there or not readable.
+    """
+    original = user_folder(environ)
+    if host := environ.get("DOCKER_HOST", "").strip():
+        verified = bool(environ.get("DOCKER_TLS_VERIFY"))
+        if not verified and not environ.get("DOCKER_TLS"):
+            return EngineAddress(host)
+        folder = Path(environ.get("DOCKER_CERT_PATH") or original)
+        return _with_tls(host, folder, is_verified=verified)
+    name = _context_name(environ, original)
+    return _context_address(original, name) if name else EngineAddress(_DEFAULT_HOST)
+
+
+def _is_passed(name: str) -> bool:
+    return name in _PASSED_NAMES or name.startswith(_PASSED_PREFIXES)
+
+
+def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield flags with their values, from `--flag=value` and `--flag value` alike."""
+    for index, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if equals and flag.startswith("--"):
+            yield flag, value
+        elif argument.startswith("--") and index + 1 < len(arguments):
+            yield argument, arguments[index + 1]
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    try:
+        settings = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: expected Docker's configuration in JSON") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{file}: expected Docker's configuration, a JSON object")
+    return settings
+
+
+def _private_settings(
+    theirs: Mapping[str, Any], auths: Mapping[str, Credentials], original: Path
+) -> dict[str, Any]:
+    settings = {name: theirs[name] for name in _KEPT_SETTINGS if name in theirs}
+    plugins = original / "cli-plugins"
+    if plugins.is_dir():  # Docker looks for these beside its config.json
+        extra = settings.get("cliPluginsExtraDirs")
+        extra = extra if isinstance(extra, list) else []
+        settings["cliPluginsExtraDirs"] = [str(plugins), *extra]
+    for name in ("auths", "credHelpers"):  # a credsStore would hide our own login
+        known = theirs.get(name)
+        known = known if isinstance(known, dict) else {}
+        settings[name] = {key: value for key, value in known.items() if key not in auths}
+    for key, credentials in auths.items():
+        pair = f"{credentials.username}:{credentials.password}".encode()
+        settings["auths"][key] = {"auth": base64.b64encode(pair).decode("ascii")}
+    return settings
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    with open(os.open(path, flags, 0o600), "wb") as file:  # noqa: PTH123 -- Path.open takes no descriptor
+        file.write(content)
+
+
+def _bring_contexts(original: Path, folder: Path) -> None:
+    """Make the user's contexts reachable; a link, so that their TLS keys are not copied."""
+    contexts = original / "contexts"
+    if contexts.is_dir():
+        with suppress(OSError, NotImplementedError):  # Windows may not allow links
+            (folder / "contexts").symlink_to(contexts.absolute(), target_is_directory=True)
+
+
+def _context_name(environ: Mapping[str, str], original: Path) -> str:
+    name = environ.get("DOCKER_CONTEXT", "") or _read_settings(original).get("currentContext", "")
+    return "" if name in ("", "default") or not isinstance(name, str) else name
+
+
+def _context_address(original: Path, name: str) -> EngineAddress:
+    identity = hashlib.sha256(name.encode()).hexdigest()
+    file = original / "contexts" / "meta" / identity / "meta.json"
+    try:
+        endpoint = json.loads(file.read_bytes())["Endpoints"]["docker"]
+        host, unverified = endpoint["Host"], bool(endpoint.get("SkipTLSVerify"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"Docker context {name!r}: expected its description in {file}",
+            hint="Check DOCKER_CONTEXT and the output of: docker context ls",
+        ) from error
+    tls = original / "contexts" / "tls" / identity / "docker"
+    return _with_tls(str(host), tls, is_verified=not unverified)
+
+
+def _with_tls(host: str, folder: Path, *, is_verified: bool) -> EngineAddress:
+    def existing(name: str) -> str:
+        return str(folder / name) if (folder / name).is_file() else ""
+
+    return EngineAddress(
+        host, existing("ca.pem"), existing("cert.pem"), existing("key.pem"), is_verified
+    )

@@ -1,0 +1,654 @@
+"""Claims about `signimage.transport`, against real servers on loopback."""
+
+import gzip
+import inspect
+import socket
+import ssl
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import urllib3.exceptions
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signimage.errors import (
+    CertificateError,
+    FormatError,
+    InputError,
+    NotFoundError,
+    RemoteError,
+    TooLargeError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from signimage.transport import (
+    ATTEMPTS,
+    Credentials,
+    Response,
+    Transport,
+    TransportSettings,
+    is_loopback,
+    origin,
+    reason,
+    refusal,
+    said_by_server,
+    shown,
+)
+from unit.certificates import Authority, make_authority
+from unit.small_server import Reply, Request, SmallServer
+
+QUICK = TransportSettings(backoff_s=0.001)
+
+
+@pytest.fixture
+def transport() -> Iterator[Transport]:
+    with Transport(QUICK) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return make_authority(tmp_path_factory.mktemp("ca"))
+
+
+def get(transport: Transport, url: str, **more: float) -> Response:
+    return transport.request(
+        "GET", url, what="trust server", max_bytes=100, deadline_s=more.get("deadline_s", 20.0)
+    )
+
+
+def in_turn(*replies: Reply) -> Callable[[Request], Reply]:
+    """Answer with each reply once, and with the last for ever."""
+    left = list(replies)
+    return lambda _: left.pop(0) if len(left) > 1 else left[0]
+
+
+class Planned:
+    """Authorizer with a first and a second header; counts what it was asked."""
+
+    def __init__(self, first: str, second: str) -> None:
+        self._now, self._then = first, second
+        self.answers: list[int] = []
+
+    def headers(self, method: str, url: str) -> Mapping[str, str]:
+        """Return what is planned for now."""
+        assert method
+        assert url
+        return {"Authorization": self._now} if self._now else {}
+
+    def answer(self, response: Response) -> bool:
+        """Go on to the second header."""
+        self.answers.append(response.status)
+        self._now = self._then
+        return bool(self._then)
+
+
+# --- one exchange ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 204, 304, 400, 404, 418, 500])
+def test_every_status_is_an_answer(transport: Transport, status: int) -> None:
+    with SmallServer(lambda _: Reply(status, headers={"X-Some": "v"})) as server:
+        response = get(transport, f"{server.origin}/a?b=c")
+        assert (response.status, response.headers["x-some"]) == (status, "v")
+        assert response.url == f"{server.origin}/a?b=c"
+
+
+def test_method_headers_and_body_arrive_as_given(transport: Transport) -> None:
+    with SmallServer(lambda _: Reply(201, b"made")) as server:
+        response = transport.request(
+            "PUT",
+            f"{server.origin}/x",
+            what="registry",
+            max_bytes=10,
+            headers={"Content-Type": "text/x"},
+            body=b"\x00\xff",
+        )
+    request = server.requests[0]
+    assert (response.status, response.body) == (201, b"made")
+    assert (request.method, request.path, request.body) == ("PUT", "/x", b"\x00\xff")
+    assert request.headers["Content-Type"] == "text/x"
+    assert request.headers["Accept-Encoding"] == "identity"
+    assert request.headers["User-Agent"].startswith("signimage/")
+
+
+def test_connections_are_kept(transport: Transport) -> None:
+    with SmallServer(lambda _: Reply(200, b"x")) as server:
+        for _ in range(5):
+            get(transport, server.origin)
+        assert (len(server.requests), server.connections) == (5, 1)
+
+
+def test_header_that_would_smuggle_a_second_one_is_refused_without_its_value(
+    transport: Transport,
+) -> None:
+    with pytest.raises(InputError, match=r"^header Authorization: expected one line") as caught:
+        transport.request(
+            "GET",
+            "http://127.0.0.1:1/",
+            what="registry",
+            max_bytes=1,
+            headers={"Authorization": "s3cret\r\nX: y"},
+        )
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://h/", "h/x", "", "http://", "http://user:s3cret@h/", "http://h:0/", "http://h/ö",
+     "http://h/a b", "http://[::1", "http://h:99999/"],
+)  # fmt: skip
+def test_address_that_is_no_plain_http_address_is_wrong_input(
+    transport: Transport, url: str
+) -> None:
+    with pytest.raises(InputError, match=r"^address of trust server: expected http") as caught:
+        get(transport, url)
+    assert "s3cret" not in str(caught.value)
+
+
+# --- limits ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_body_at_the_maximum_passes_and_one_byte_more_is_refused(
+    transport: Transport, *, chunked: bool
+) -> None:
+    def answer(request: Request) -> Reply:
+        body = b"x" * int(request.path[1:])
+        if not chunked:
+            return Reply(200, body)
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        return Reply(raw=head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+
+    with SmallServer(answer) as server:
+        assert get(transport, f"{server.origin}/100").body == b"x" * 100
+        with pytest.raises(TooLargeError, match=r"^trust server http://.*: expected at most 100 "):
+            get(transport, f"{server.origin}/101")
+
+
+def test_compressed_body_is_measured_after_decoding(transport: Transport) -> None:
+    bomb = gzip.compress(b"0" * 50_000)
+    packed = {"Content-Encoding": "gzip"}
+    with SmallServer(lambda _: Reply(200, bomb, packed)) as server:
+        assert len(bomb) < 100
+        with pytest.raises(TooLargeError, match="expected at most 100 bytes, got more"):
+            get(transport, server.origin)
+
+
+def test_large_error_page_does_not_hide_its_status(transport: Transport) -> None:
+    with SmallServer(lambda _: Reply(500, b"x" * 1_000_000)) as server:
+        response = get(transport, server.origin)
+    assert (response.status, response.body) == (500, b"")
+
+
+def test_error_document_larger_than_the_expected_answer_is_kept(transport: Transport) -> None:
+    document = b'{"errors":[{"code":"DENIED","message":"' + b"m" * 200 + b'"}]}'
+    with SmallServer(lambda _: Reply(403, document)) as server:
+        assert get(transport, server.origin).body == document
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nX-Slow: ", id="headers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\nx", id="body"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n\r\nx", id="body without a length"),
+        pytest.param(b"H", id="status line"),
+    ],
+)
+def test_answer_that_trickles_is_cut_at_the_deadline(transport: Transport, raw: bytes) -> None:
+    with (
+        SmallServer(lambda _: Reply(raw=raw, trickle_s=0.02)) as server,
+        pytest.raises(UnreachableError, match=r"no complete answer within 0.5 s$"),
+    ):
+        get(transport, server.origin, deadline_s=0.5)
+
+
+def test_answer_that_trickles_over_tls_is_cut_at_the_deadline(authority: Authority) -> None:
+    reply = Reply(raw=b"HTTP/1.1 200 OK\r\nX-Slow: ", trickle_s=0.02)
+    settings = TransportSettings(ca_files=(authority.ca_file,))
+    with (
+        SmallServer(lambda _: reply, tls=authority.server_context()) as server,
+        Transport(settings) as transport,
+        pytest.raises(UnreachableError, match=r"no complete answer within 0.5 s$"),
+    ):
+        get(transport, server.origin, deadline_s=0.5)
+
+
+def test_silence_is_cut_at_the_deadline(transport: Transport) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        with pytest.raises(UnreachableError, match=r"no complete answer within 0.2 s$"):
+            get(transport, url, deadline_s=0.2)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort", id="length"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nshort", id="chunk"
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n", id="no end"
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", id="chunk size"
+        ),
+        pytest.param(b"220 mail.example.com ESMTP\r\n", id="not HTTP"),
+        pytest.param(b"", id="nothing"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", id="gzip"
+        ),
+    ],
+)
+def test_broken_answer_is_never_a_short_one(transport: Transport, raw: bytes) -> None:
+    with (
+        SmallServer(lambda _: Reply(raw=raw)) as server,
+        pytest.raises(UnreachableError, match=r"^trust server http://127\.0\.0\.1:\d+ cannot be "),
+    ):
+        get(transport, server.origin)
+
+
+# --- tries ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_get_is_repeated_while_the_server_is_busy(transport: Transport, status: int) -> None:
+    with SmallServer(in_turn(Reply(status), Reply(status), Reply(200, b"now"))) as server:
+        assert get(transport, server.origin).body == b"now"
+        assert len(server.requests) == 3
+
+
+def test_get_gives_up_after_some_tries_with_the_last_answer(transport: Transport) -> None:
+    with SmallServer(lambda _: Reply(503)) as server:
+        assert get(transport, server.origin).status == 503
+        assert len(server.requests) == ATTEMPTS
+
+
+def test_get_is_repeated_after_a_lost_connection(transport: Transport) -> None:
+    with SmallServer(in_turn(Reply(raw=b""), Reply(200, b"now"))) as server:
+        assert get(transport, server.origin).body == b"now"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("fault", [Reply(503), Reply(raw=b"")])
+def test_what_changes_things_is_sent_once(transport: Transport, method: str, fault: Reply) -> None:
+    with SmallServer(lambda _: fault) as server:
+        if fault.raw is None:
+            assert (
+                transport.request(method, server.origin, what="registry", max_bytes=9).status == 503
+            )
+        else:
+            with pytest.raises(UnreachableError, match="closed without an answer"):
+                transport.request(method, server.origin, what="registry", max_bytes=9)
+        assert len(server.requests) == 1
+
+
+def test_longer_retry_after_than_the_deadline_ends_the_tries(transport: Transport) -> None:
+    with SmallServer(lambda _: Reply(429, headers={"Retry-After": "3600"})) as server:
+        assert get(transport, server.origin).status == 429
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("value", ["0", "soon", "-1", "Wed, 21 Oct 2015 07:28:00 GMT", ""])
+def test_retry_after_in_the_past_or_senseless_does_not_stop_the_tries(
+    transport: Transport, value: str
+) -> None:
+    busy = Reply(503, headers={"Retry-After": value})
+    with SmallServer(in_turn(busy, Reply(200, b"now"))) as server:
+        assert get(transport, server.origin).body == b"now"
+
+
+# --- who asks -------------------------------------------------------------------------------
+
+
+def test_authorizer_answers_a_challenge_once(transport: Transport) -> None:
+    def answer(request: Request) -> Reply:
+        return Reply(200 if request.headers["Authorization"] == "good" else 401)
+
+    with SmallServer(answer) as server:
+        for first, second, status, tries in [("", "good", 200, 2), ("", "bad", 401, 2),
+                                             ("good", "", 200, 1), ("", "", 401, 1)]:  # fmt: skip
+            server.requests.clear()
+            asked = Planned(first, second)
+            response = transport.request(
+                "POST", server.origin, what="registry", max_bytes=9, authorizer=asked
+            )
+            assert (response.status, len(server.requests)) == (status, tries)
+            assert asked.answers == ([] if first else [401])
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirect_within_an_origin_keeps_credentials(transport: Transport, status: int) -> None:
+    def answer(request: Request) -> Reply:
+        if request.path == "/a":
+            return Reply(status, headers={"Location": "/b?c"})
+        return Reply(200, request.headers["Authorization"].encode())
+
+    with SmallServer(answer) as server:
+        response = transport.request(
+            "GET", f"{server.origin}/a", what="r", max_bytes=9, authorizer=Planned("mine", "")
+        )
+        assert (response.body, response.url) == (b"mine", f"{server.origin}/b?c")
+
+
+def test_redirect_to_another_origin_carries_no_credentials(transport: Transport) -> None:
+    with SmallServer(lambda _: Reply(401)) as other:
+        moved = Reply(307, headers={"Location": f"{other.origin}/x"})
+        with SmallServer(lambda _: moved) as server:
+            asked = Planned("mine", "better")
+            response = transport.request(
+                "GET",
+                server.origin,
+                what="registry",
+                max_bytes=9,
+                authorizer=asked,
+                headers={"authorization": "mine too", "COOKIE": "c", "X-Kept": "k"},
+            )
+    assert (response.status, asked.answers) == (401, [])
+    arrived = other.requests[0].headers
+    assert (arrived["Authorization"], arrived["Cookie"], arrived["X-Kept"]) == (None, None, "k")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_redirect_of_a_change_is_an_answer(transport: Transport, method: str) -> None:
+    with SmallServer(lambda _: Reply(307, headers={"Location": "/b"})) as server:
+        assert transport.request(method, server.origin, what="r", max_bytes=9).status == 307
+        assert len(server.requests) == 1
+
+
+def test_redirect_is_an_answer_where_none_may_be_followed(transport: Transport) -> None:
+    with SmallServer(lambda _: Reply(302, headers={"Location": "/b"})) as server:
+        response = transport.request("GET", server.origin, what="r", max_bytes=9, redirects=0)
+        assert (response.status, len(server.requests)) == (302, 1)
+
+
+def test_endless_redirects_end(transport: Transport) -> None:
+    with (
+        SmallServer(lambda _: Reply(302, headers={"Location": "/again"})) as server,
+        pytest.raises(RemoteError, match=r"^trust server http://.*: expected at most 5 redirects$"),
+    ):
+        get(transport, server.origin)
+
+
+def test_redirect_from_https_to_http_is_refused(authority: Authority) -> None:
+    moved = Reply(302, headers={"Location": "http://127.0.0.1:9/x?ticket=s3cret"})
+    with (
+        SmallServer(lambda _: moved, tls=authority.server_context()) as server,
+        Transport(TransportSettings(ca_files=(authority.ca_file,))) as transport,
+        pytest.raises(
+            RemoteError, match="expected a redirect to https, got one to http://127"
+        ) as e,
+    ):
+        get(transport, server.origin)
+    assert "s3cret" not in str(e.value)
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "http://u:p@h/", "http://["])
+def test_redirect_to_something_else_is_refused(transport: Transport, location: str) -> None:
+    with (
+        SmallServer(lambda _: Reply(302, headers={"Location": location})) as server,
+        pytest.raises(RemoteError, match=r"expected a redirect to an http\(s\) address"),
+    ):
+        get(transport, server.origin)
+
+
+# --- TLS ------------------------------------------------------------------------------------
+
+
+def test_private_authority_is_trusted_from_a_file_and_from_text(authority: Authority) -> None:
+    text = authority.ca_file.read_text()
+    with SmallServer(lambda _: Reply(200, b"x"), tls=authority.server_context()) as server:
+        for settings in [
+            TransportSettings(ca_files=(authority.ca_file,)),
+            TransportSettings(ca_pem=(text,)),
+        ]:
+            with Transport(settings) as transport:
+                assert get(transport, server.origin).body == b"x"
+
+
+def test_unknown_authority_is_refused_even_on_loopback(
+    transport: Transport, authority: Authority
+) -> None:
+    claim = r"^trust server https://127\.0\.0\.1:\d+: its certificate cannot be verified: unable to"
+    with (
+        SmallServer(lambda _: Reply(200), tls=authority.server_context()) as server,
+        pytest.raises(CertificateError, match=claim) as caught,
+    ):
+        get(transport, server.origin)
+    assert "caCertificate" in caught.value.hint
+    assert server.requests == []
+
+
+def test_certificate_for_another_name_is_refused(tmp_path: Path) -> None:
+    other = make_authority(tmp_path, "registry.example.com")
+    with (
+        SmallServer(lambda _: Reply(200), tls=other.server_context()) as server,
+        Transport(TransportSettings(ca_files=(other.ca_file,))) as transport,
+        pytest.raises(CertificateError, match="IP address mismatch"),
+    ):
+        get(transport, server.origin)
+
+
+def test_old_tls_is_refused(authority: Authority) -> None:
+    context = authority.server_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with (
+        SmallServer(lambda _: Reply(200, b"x"), tls=context) as server,
+        Transport(TransportSettings(ca_files=(authority.ca_file,))) as transport,
+    ):
+        assert get(transport, server.origin).body == b"x"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of the old version
+            context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+        transport.close()
+        with pytest.raises(UnreachableError, match=r"TLS failed|connection"):
+            get(transport, server.origin)
+
+
+def test_https_to_a_plain_server_says_so(transport: Transport) -> None:
+    with (
+        SmallServer(lambda _: Reply(200)) as server,
+        pytest.raises(UnreachableError, match="cannot be reached: TLS failed: ") as caught,
+    ):
+        get(transport, server.origin.replace("http:", "https:"))
+    assert not isinstance(caught.value, CertificateError)
+
+
+def test_bad_certificate_files_are_wrong_input_and_named(tmp_path: Path) -> None:
+    junk, absent = tmp_path / "junk.crt", tmp_path / "absent.crt"
+    junk.write_text("no certificate")
+    for settings, claim in [
+        (TransportSettings(ca_files=(junk,)), r"^CA certificate .*junk\.crt: expected PEM"),
+        (TransportSettings(ca_files=(absent,)), r"^CA certificate .*absent\.crt: cannot be read: "),
+        (TransportSettings(ca_pem=("junk",)), r"^CA certificate: expected PEM"),
+        (TransportSettings(ca_pem=("ö",)), r"^CA certificate: expected PEM"),
+        (TransportSettings(client_certificate=junk), r"^client certificate .*junk\.crt: expected"),
+    ]:
+        with Transport(settings) as transport, pytest.raises(InputError, match=claim):
+            get(transport, "https://127.0.0.1:1/")
+
+
+# --- faults and their words -----------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def test_refused_connection_is_said_in_one_sentence(transport: Transport) -> None:
+    port = free_port()
+    claim = rf"^trust server http://localhost:{port} cannot be reached: connection refused$"
+    with pytest.raises(UnreachableError, match=claim):
+        get(transport, f"http://localhost:{port}/v2/?ticket=s3cret")
+
+
+def test_unknown_name_is_said_in_one_sentence(transport: Transport) -> None:
+    claim = r"^trust server http://no-such-host.invalid cannot be reached: its name cannot be reso"
+    with pytest.raises(UnreachableError, match=claim):
+        get(transport, "http://no-such-host.invalid/", deadline_s=0.3)
+
+
+def test_every_exception_of_urllib3_has_words() -> None:
+    kinds = [
+        kind
+        for kind in vars(urllib3.exceptions).values()
+        if inspect.isclass(kind)
+        and issubclass(kind, Exception)
+        and not issubclass(kind, Warning)
+        and kind.__module__ == "urllib3.exceptions"
+        and kind is not urllib3.exceptions.HTTPError
+    ]
+    assert len(kinds) > 25
+    wordless = [kind.__name__ for kind in kinds if "unexpected" in reason(kind.__new__(kind))]
+    assert wordless == []
+
+
+def test_every_exception_of_urllib3_is_caught() -> None:
+    caught = (urllib3.exceptions.HTTPError, OSError, ValueError)
+    loose = [
+        name
+        for name, kind in vars(urllib3.exceptions).items()
+        if inspect.isclass(kind)
+        and issubclass(kind, Exception)
+        and not issubclass(kind, (*caught, Warning))
+        and kind.__module__ == "urllib3.exceptions"
+    ]
+    assert loose == []
+
+
+# --- proxies --------------------------------------------------------------------------------
+
+
+def test_proxy_gets_the_request_and_its_own_credentials_only() -> None:
+    with SmallServer(lambda _: Reply(200, b"from the proxy")) as proxy:
+        address = f"http://user:p%40ss@{proxy.host}"
+        settings = TransportSettings().with_proxies({"HTTP_PROXY": address})
+        with Transport(settings) as transport:
+            assert get(transport, "http://registry.invalid/v2/").body == b"from the proxy"
+    request = proxy.requests[0]
+    assert request.path == "http://registry.invalid/v2/"
+    assert request.headers["Proxy-Authorization"] == Credentials("user", "p@ss").basic()
+    assert "p%40ss" not in repr(settings)
+
+
+def test_proxy_that_is_down_is_named_without_its_password() -> None:
+    settings = TransportSettings(backoff_s=0.001).with_proxies(
+        {"https_proxy": f"http://user:s3cret@127.0.0.1:{free_port()}"}
+    )
+    claim = r"^trust server https://h\.invalid cannot be reached: proxy http://127\.0\.0\.1:\d+: c"
+    with Transport(settings) as transport, pytest.raises(UnreachableError, match=claim) as caught:
+        get(transport, "https://h.invalid/")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["ftp://h", "http://", "http://h:x"])
+def test_proxy_address_that_is_none_is_wrong_input(address: str) -> None:
+    settings = TransportSettings(http_proxy=address)
+    with Transport(settings) as transport, pytest.raises(InputError, match=r"^proxy .*: expected"):
+        get(transport, "http://h.invalid/")
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "url", "direct"),
+    [
+        ("", "http://example.com/", False),
+        ("*", "http://example.com/", True),
+        ("example.com", "http://example.com/", True),
+        ("example.com", "http://a.example.com/", True),
+        (".example.com", "http://a.example.com/", True),
+        ("*.example.com", "http://a.example.com/", True),
+        ("example.com", "http://notexample.com/", False),
+        ("EXAMPLE.com", "http://example.COM/", True),
+        ("other, example.com:8080", "http://example.com:8080/", True),
+        ("example.com:8080", "http://example.com/", False),
+        ("example.com:80", "http://example.com/", True),
+        ("10.0.0.0/8", "http://10.1.2.3/", True),
+        ("10.0.0.0/8", "http://11.1.2.3/", False),
+        ("::/0", "http://[2001:db8::1]/", True),
+        ("", "http://localhost:5000/", True),
+        ("", "http://127.0.0.1/", True),
+        ("", "http://[::1]/", True),
+    ],
+)
+def test_no_proxy_means_what_it_means_elsewhere(no_proxy: str, url: str, *, direct: bool) -> None:
+    settings = TransportSettings().with_proxies({"http_proxy": "p:3128", "no_proxy": no_proxy})
+    assert settings.proxy_for(url) == ("" if direct else "http://p:3128")
+
+
+# --- texts ----------------------------------------------------------------------------------
+
+
+def answer_of(status: int, body: bytes) -> Response:
+    return Response(status, {}, body, "https://h:443/v2/x?ticket=s3cret")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, RemoteError), (401, UnauthorizedError), (403, UnauthorizedError), (404, NotFoundError),
+     (500, RemoteError), (302, RemoteError)],
+)  # fmt: skip
+def test_refusal_is_sorted_by_its_status(status: int, kind: type[RemoteError]) -> None:
+    error = refusal(answer_of(status, b""), "registry")
+    assert type(error) is kind
+    assert str(error) == f"registry https://h/v2/x answered {status}"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"errors":[{"code":"DENIED","message":"no access"},{}]}', "DENIED: no access"),
+        (b'{"error":"invalid_grant","error_description":"expired"}', "invalid_grant: expired"),
+        (b'{"details":"incorrect username or password"}', "incorrect username or password"),
+        (b'{"$id":"1","message":"VS800075"}', "VS800075"),
+        (b'{"errors":[{"message":"a\\r\\n##vso[x]\\u001b[0m"}]}', "a ##vso[x] [0m"),
+        (b'{"errors":[{"message":"' + b"x" * 999 + b'"}]}', "x" * 299 + "…"),
+        (b"<html>", ""),
+        (b"[]", ""),
+        (b'{"errors":{}}', ""),
+        (b'{"errors":[7]}', ""),
+        (b"[" * 100_000, ""),
+        (b"\xff", ""),
+        (b"", ""),
+    ],
+)
+def test_words_of_a_server_become_one_short_line(body: bytes, said: str) -> None:
+    assert said_by_server(answer_of(400, body)) == said
+
+
+@given(st.binary(max_size=200))
+def test_words_of_a_server_never_fail_and_never_break_a_line(body: bytes) -> None:
+    assert len(said_by_server(answer_of(400, body)).splitlines()) <= 1
+
+
+def test_json_is_parsed_or_refused() -> None:
+    assert answer_of(200, b'{"a": 1}').json("token") == {"a": 1}
+    with pytest.raises(FormatError, match=r"^token of https://h/v2/x: expected JSON, got 6 bytes"):
+        answer_of(200, b"<html>").json("token")
+
+
+def test_addresses_in_texts_have_no_query_and_no_default_port() -> None:
+    assert origin("https://H.example:443/x") == "https://h.example"
+    assert origin("http://[::1]:5000") == "http://[::1]:5000"
+    assert shown("http://h:80/a/b?ticket=s3cret#f") == "http://h/a/b"
+
+
+def test_passwords_are_not_shown() -> None:
+    assert "s3cret" not in repr(Credentials("me", "s3cret"))
+    assert Credentials("me", "ß").basic() == "Basic bWU6w58="
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "a.localhost", "127.9.9.9", "[::1]"])
+def test_loopback_is_known(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["", "localhost.example.com", "128.0.0.1", "::2", "127.0.0.1.nip.io"]
+)
+def test_other_hosts_are_not_loopback(host: str) -> None:
+    assert not is_loopback(host)
