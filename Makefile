@@ -32,7 +32,7 @@ vsix: setup ## the extension, dist/signimage-<version>.vsix
 	$(PYTHON) packaging/build_vsix.py
 
 bench: setup ## the side-by-side benchmark; writes build/bench.json
-	$(PROGRAM) tests/bench/bench.py
+	$(PROGRAM) -m bench.bench
 
 stack: setup ## start the peers, leave them running, print the environment to use them
 	@$(PROGRAM) -m peers.stack up .stack

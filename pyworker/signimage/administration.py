@@ -8,17 +8,18 @@ only when the trust server has certainly refused it.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from signimage.errors import InputError, NotInitializedError, RemoteError, UnreachableError
-from signimage.keys import PrivateKey, PublicKey, root_certificate
+from signimage.keys import PrivateKey, PublicKey, certificate, root_certificate
 from signimage.keystore import ROOT as ROOT_KEY
 from signimage.keystore import KeyStore, Passphrases
 from signimage.metadata import RELEASES, ROOT, TARGETS, FileMeta, Role
 from signimage.notary import TrustServer
 from signimage.publication import check_signer_name, signer_plan
-from signimage.trust import TrustedRepository
+from signimage.trust import TrustedRepository, canonical_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +79,10 @@ def initialise_repository(
     root_key = _root_key(store, passphrases)
     targets_key = PrivateKey.generate_ecdsa()
     file = store.add(targets_key, TARGETS, server.gun, passphrases.choose(TARGETS))
-    certificate = root_certificate(root_key, server.gun, server.clock())
+    root = root_certificate(root_key, server.gun, server.clock())
     signers = {key.public_key.canonical_id: key for key in (root_key, targets_key)}
     try:
-        repository = server.initialise(certificate, targets_key.public_key, signers)
+        repository = server.initialise(root, targets_key.public_key, signers)
     except UnreachableError:
         raise  # it may have arrived: the key may be the only one there is
     except RemoteError:
@@ -100,12 +101,13 @@ def add_signer(
     """Let *keys* sign in the repository as *name*.
 
     Raises:
-        InputError: The repository key is not in *store*.
+        InputError: The repository key is not in *store*, or a certificate has expired.
         SignImageError: The change could not be published.
     """
     plan = signer_plan(name, keys)
-    role, known = server.refresh().role_keys(TARGETS)
-    ids = [known[key_id].canonical_id for key_id in role.keyids]
+    for key in keys:
+        _check_not_expired(key, server.clock())
+    ids = canonical_ids(*server.refresh().role_keys(TARGETS))
     held = next((key_id for key_id in ids if store.find(key_id)), None)
     if held is None:
         raise InputError(
@@ -135,6 +137,15 @@ def inspection(name: str, repository: TrustedRepository) -> dict[str, Any]:
             {"Name": "Repository", "Keys": _key_ids(roles[TARGETS])},
         ],
     }
+
+
+def _check_not_expired(key: PublicKey, now: datetime) -> None:
+    if key.bare is not key and certificate(key).not_after < now:
+        raise InputError(
+            f"signer key {key.key_id}: its certificate expired at "
+            f"{certificate(key).not_after:%Y-%m-%dT%H:%M:%SZ}",
+            hint="Give a certificate that is still valid, or the bare public key",
+        )
 
 
 def _root_key(store: KeyStore, passphrases: Passphrases) -> PrivateKey:

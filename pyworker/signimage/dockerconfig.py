@@ -14,6 +14,7 @@ import base64
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from signimage.errors import InputError
-from signimage.transport import Credentials
+from signimage.transport import Credentials, readable
 
 _DEFAULT_HOST = (
     "npipe:////./pipe/docker_engine" if sys.platform == "win32" else ("unix:///var/run/docker.sock")
@@ -42,6 +43,10 @@ _PASSED_NAMES = frozenset(
     ).split()
 )
 _PASSED_PREFIXES = ("LC_", "XDG_", "BUILDKIT_", "BUILDX_")
+# Flags of `docker build` that the engine's own classic builder understands, and its names.
+_ENGINE_VALUES = {"--target": "target", "--platform": "platform", "--network": "network_mode"}
+_ENGINE_SWITCHES = {"--no-cache": "nocache", "--pull": "pull", "--squash": "squash"}
+_TRUST_FLAG = "--disable-content-trust"
 # Removed by the task library already; a child must not get them even if it is asked to.
 _SECRET_PREFIXES = (
     "INPUT_",
@@ -126,6 +131,24 @@ def child_environment(
     return {**chosen, **config.environment}
 
 
+def split_arguments(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split build arguments as a POSIX shell would, without doing anything else that it does.
+
+    Returns:
+        The arguments, and those left out because they mean nothing any more: content trust is
+        what this product is for, and the flag has left Docker.
+
+    Raises:
+        InputError: A quotation is not closed.
+    """
+    try:
+        words = shlex.split(text, posix=True)
+    except ValueError as error:
+        raise InputError("arguments: expected every quotation to be closed") from error
+    dropped = tuple(word for word in words if word.partition("=")[0] == _TRUST_FLAG)
+    return tuple(word for word in words if word not in dropped), dropped
+
+
 def named_variables(arguments: Sequence[str]) -> frozenset[str]:
     """Return the environment variables that build *arguments* tell Docker to read."""
     names: set[str] = set()
@@ -139,6 +162,36 @@ def named_variables(arguments: Sequence[str]) -> frozenset[str]:
                 source = fields.get("id")  # Docker then looks for a variable of that name
             names.add(source or "")
     return frozenset(names - {""})
+
+
+def engine_options(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Translate build arguments for an engine without a command line beside it.
+
+    `--build-arg NAME` takes its value from *environment*, and none if it is not there.
+
+    Raises:
+        InputError: One needs the command line.
+    """
+    options: dict[str, Any] = {"buildargs": {}}
+    words = iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in _ENGINE_SWITCHES and value in ("", "true"):
+            options[_ENGINE_SWITCHES[flag]] = True
+            continue
+        if flag not in _ENGINE_VALUES and flag != "--build-arg":
+            raise InputError(
+                f"arguments: {readable(flag)!r} needs the docker command line, which is not here",
+                hint="Install the docker command on the agent",
+            )
+        value = value if equals else next(words, "")
+        if flag != "--build-arg":
+            options[_ENGINE_VALUES[flag]] = value
+        else:
+            name, given, content = value.partition("=")
+            if given or name in environment:
+                options["buildargs"][name] = content if given else environment[name]
+    return options
 
 
 def engine_address(environ: Mapping[str, str]) -> EngineAddress:

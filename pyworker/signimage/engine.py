@@ -11,9 +11,9 @@ Docker Engine API: `POST /build`, `/images/{name}/tag`, `/images/{name}/push`; D
 """
 
 import os
-import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,15 +29,17 @@ from signimage.dockerconfig import (
     EngineAddress,
     child_environment,
     engine_address,
+    engine_options,
+    split_arguments,
 )
 from signimage.dockerfile import base_image
 from signimage.errors import (
     BuildError,
     EngineError,
     FormatError,
-    InputError,
     NotFoundError,
     RemoteError,
+    SignImageError,
     UnauthorizedError,
 )
 from signimage.oci import Digest
@@ -51,9 +53,10 @@ GRACE_S = 3.0  # between asking a program to end and ending it; the agent gives 
 SILENCE_S = 600  # the engine may compress a large layer for minutes without a word
 PROBE_S = 20  # for `docker buildx version`, which takes some 30 ms
 _TAIL = 40  # lines kept to find the reason of a failed build in
-_TRUST_FLAG = "--disable-content-trust"
 
 Output = Callable[[bytes], object]
+
+__all__ = ["BuildRequest", "Docker", "Pushed", "split_arguments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +76,6 @@ class Pushed:
 
     digest: Digest
     size: int
-
-
-def split_arguments(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split build arguments as a POSIX shell would, without doing anything else that it does.
-
-    Returns:
-        The arguments, and those left out because they mean nothing any more: content trust is
-        what this product is for, and the flag has left Docker.
-
-    Raises:
-        InputError: A quotation is not closed.
-    """
-    try:
-        words = shlex.split(text, posix=True)
-    except ValueError as error:
-        raise InputError("arguments: expected every quotation to be closed") from error
-    dropped = tuple(word for word in words if word.partition("=")[0] == _TRUST_FLAG)
-    return tuple(word for word in words if word not in dropped), dropped
 
 
 @final
@@ -145,7 +130,7 @@ class Docker:
                 _tee(on_output, tail),
             )
             if status != 0:
-                raise BuildError(f"image was not built: {_failure(tail, status)}")
+                raise _not_built(_failure(tail, status))
             return _read_id(id_file)
 
     def base_image_labels(self, dockerfile: Path) -> dict[str, str]:
@@ -153,12 +138,14 @@ class Docker:
         image = base_image(dockerfile)
         if image is None:
             return {}
-        with _sdk_errors(self._address):
-            found = self._engine().images(name=image)
-        digests = [text for one in found for text in (one.get("RepoDigests") or [])]
+        try:
+            with _sdk_errors(self._address):
+                found = self._engine().inspect_image(image)  # type: ignore[no-untyped-call]  # types-docker forgot it
+        except EngineError:  # not here, or not to be had: the image goes without these labels
+            return {}
+        digests = found.get("RepoDigests") or []
         digest = digests[0].rpartition("@")[2] if digests else ""
-        labels = {"image.base.ref.name": image, "image.base.digest": digest}
-        return labels if digest else {}
+        return {"image.base.ref.name": image, "image.base.digest": digest} if digest else {}
 
     def tag(self, image_id: str, repository: str, tag: str) -> None:
         """Give an image a further name.
@@ -209,7 +196,7 @@ class Docker:
         environment = child_environment(self._environ, request.arguments, self._config)
         options = engine_options(request.arguments, environment)
         repository_tags = list(request.references)
-        with _sdk_errors(self._address):
+        with _sdk_errors(self._address, _not_built):
             lines = self._engine().build(
                 path=str(request.context),
                 dockerfile=str(request.dockerfile.absolute()),
@@ -337,6 +324,9 @@ def _read_id(id_file: Path) -> str:
 
 
 def _connect(address: EngineAddress) -> "APIClient":
+    if address.host.startswith("unix://"):  # the SDK would leave a socket open on failure
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(address.host.removeprefix("unix://"))
     import docker  # noqa: PLC0415 -- takes some 80 ms, and signing alone needs no engine
     import docker.tls  # noqa: PLC0415 -- the same
 
@@ -351,16 +341,25 @@ def _connect(address: EngineAddress) -> "APIClient":
     return docker.APIClient(base_url=address.host, version="auto", timeout=SILENCE_S, tls=tls)
 
 
+def _not_built(said: str) -> BuildError:
+    return BuildError(f"image was not built: {said}")
+
+
+def _refused(said: str) -> EngineError:
+    return EngineError(f"Docker engine refused: {said}")
+
+
 @contextmanager
-def _sdk_errors(address: EngineAddress) -> Iterator[None]:
-    """Turn what the SDK and the libraries below it raise into `EngineError`."""
+def _sdk_errors(
+    address: EngineAddress, refused: Callable[[str], SignImageError] = _refused
+) -> Iterator[None]:
+    """Turn what the SDK and the libraries below it raise into errors of ours."""
     from docker.errors import APIError, DockerException  # noqa: PLC0415 -- see _connect
 
     try:
         yield
     except APIError as error:
-        said = readable(str(error.explanation or error))
-        raise EngineError(f"Docker engine refused: {said}") from error
+        raise refused(readable(str(error.explanation or error))) from error
     except (DockerException, *FOREIGN_ERRORS) as error:
         raise EngineError(
             f"Docker engine cannot be reached at {readable(address.host)}: {_why(error)}",
@@ -383,7 +382,7 @@ def read_build(lines: Iterable[Mapping[str, Any]], on_output: Output) -> str:
     image_id = ""
     for line in lines:
         if "error" in line or "errorDetail" in line:
-            raise BuildError(f"image was not built: {_error_text(line)}")
+            raise _not_built(_error_text(line))
         text = line.get("stream") or line.get("status")
         if isinstance(text, str):
             on_output(text.encode() if text.endswith("\n") else f"{text}\n".encode())
@@ -440,8 +439,8 @@ def _percentage(layers: dict[str, tuple[int, int]], line: Mapping[str, Any]) -> 
         layers[layer] = (layers[layer][1], layers[layer][1])
     else:
         return -1
-    sent, total = (sum(part) for part in zip(*layers.values(), strict=True))
-    return 100 * sent // total
+    sent = sum(part for part, _ in layers.values())
+    return 100 * sent // sum(whole for _, whole in layers.values())
 
 
 def _error_text(line: Mapping[str, Any]) -> str:
@@ -460,38 +459,3 @@ def _push_error(said: str, name: str) -> RemoteError:
     if "name unknown" in lower or "name_unknown" in lower or "not found" in lower:
         return NotFoundError(f"push of {name}: the registry does not know the repository: {said}")
     return EngineError(f"push of {name} failed: {said}")
-
-
-# Flags of `docker build` that the engine's own classic builder understands, and its names.
-_ENGINE_VALUES = {"--target": "target", "--platform": "platform", "--network": "network_mode"}
-_ENGINE_SWITCHES = {"--no-cache": "nocache", "--pull": "pull", "--squash": "squash"}
-
-
-def engine_options(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Translate build arguments for an engine without a command line beside it.
-
-    `--build-arg NAME` takes its value from *environment*, and none if it is not there.
-
-    Raises:
-        InputError: One needs the command line.
-    """
-    options: dict[str, Any] = {"buildargs": {}}
-    words = iter(arguments)
-    for word in words:
-        flag, equals, value = word.partition("=")
-        if flag in _ENGINE_SWITCHES and value in ("", "true"):
-            options[_ENGINE_SWITCHES[flag]] = True
-            continue
-        if flag not in _ENGINE_VALUES and flag != "--build-arg":
-            raise InputError(
-                f"arguments: {readable(flag)!r} needs the docker command line, which is not here",
-                hint="Install the docker command on the agent",
-            )
-        value = value if equals else next(words, "")
-        if flag != "--build-arg":
-            options[_ENGINE_VALUES[flag]] = value
-        else:
-            name, given, content = value.partition("=")
-            if given or name in environment:
-                options["buildargs"][name] = content if given else environment[name]
-    return options

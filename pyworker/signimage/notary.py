@@ -205,8 +205,14 @@ class TrustServer:
         if known is None:
             if not meta.sha256 or meta.length > _MAX_FILE:
                 raise FormatError(f"{role} of {self.gun}: its description has no usable hash")
-            name = f"{role}.{meta.sha256.hex()}"
-            known = self._content(self._get(f"{name}.json", meta.length, fresh=False))
+            response = self._get(f"{role}.{meta.sha256.hex()}.json", meta.length, fresh=False)
+            if response.status == HTTPStatus.NOT_FOUND:
+                raise NotFoundError(
+                    f"{role} of {self.gun}: {self.url} names a file that it does not have",
+                    hint="If this lasts, the repository's trust data is damaged; its owner must "
+                    "publish that role again",
+                )
+            known = self._content(response)
             meta.check(known, what=f"{role} of {self.gun}")
             self._files[meta.sha256] = known
         return known
@@ -224,7 +230,7 @@ class TrustServer:
 
     def _content(self, response: Response) -> bytes:
         if response.status != HTTPStatus.OK:
-            raise refusal(response, _WHAT)
+            raise _refusal(response)
         return response.body
 
     @property
@@ -452,7 +458,14 @@ def _refused(response: Response, server: str, gun: str) -> RemoteError:
     codes = _error_codes(response)
     if response.status == HTTPStatus.BAD_REQUEST and "VERSION" in codes:
         return ConflictError(f"{gun} was changed by somebody else on {server}")
-    return refusal(response, _WHAT)
+    return _refusal(response)
+
+
+def _refusal(response: Response) -> RemoteError:
+    error = refusal(response, _WHAT)
+    if isinstance(error, UnauthorizedError):
+        error.hint = "The account needs the right to push to the repository, and to sign in it"
+    return error
 
 
 def _error_codes(response: Response) -> frozenset[str]:

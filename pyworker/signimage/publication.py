@@ -29,7 +29,7 @@ from signimage.metadata import (
     payload,
     serialise,
 )
-from signimage.trust import TrustedRepository, check_threshold
+from signimage.trust import TrustedRepository, canonical_ids, check_threshold
 
 _SIGNER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,200}")
 
@@ -123,9 +123,9 @@ def signed_file(
     """
     message = payload(body)
     signatures = [
-        signature(signers[key.canonical_id], key, message)
-        for key in (keys[key_id] for key_id in role.keyids)
-        if key.canonical_id in signers
+        signature(signers[canonical_id], keys[key_id], message)
+        for key_id, canonical_id in zip(role.keyids, canonical_ids(role, keys), strict=True)
+        if canonical_id in signers
     ]
     if len(signatures) < role.threshold:
         raise NotASignerError(

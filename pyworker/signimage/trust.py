@@ -281,7 +281,7 @@ class TrustedRepository:
         """Who may sign: the direct delegations of `targets`, in its order, without `releases`."""
         top = self.targets()
         return tuple(
-            Signer(entry.signer, self._canonical_ids(entry.role, top.delegation_keys))
+            Signer(entry.signer, canonical_ids(entry.role, top.delegation_keys))
             for entry in top.delegations
             if entry.name != RELEASES and _is_child(TARGETS, entry.name)
         )
@@ -298,14 +298,14 @@ class TrustedRepository:
         top = self.targets()
         if not top.delegations:
             root = self.root.body
-            if not set(key_ids).isdisjoint(self._canonical_ids(root.roles[TARGETS], root.keys)):
+            if not set(key_ids).isdisjoint(canonical_ids(root.roles[TARGETS], root.keys)):
                 return (TARGETS,)
             raise self._not_a_signer(key_ids)
         mine = [
             entry
             for entry in top.delegations
             if _is_child(TARGETS, entry.name)
-            and not set(key_ids).isdisjoint(self._canonical_ids(entry.role, top.delegation_keys))
+            and not set(key_ids).isdisjoint(canonical_ids(entry.role, top.delegation_keys))
         ]
         if not mine:
             raise self._not_a_signer(key_ids)
@@ -423,11 +423,22 @@ class TrustedRepository:
             f"{self.gun}",
         )
 
-    def _canonical_ids(self, role: Role, keys: Mapping[str, PublicKey]) -> tuple[str, ...]:
-        return tuple(keys[key_id].canonical_id for key_id in role.keyids)
-
     def _name(self, role: str) -> str:
         return f"{role} of {self.gun}"
+
+
+def canonical_ids(role: Role, keys: Mapping[str, PublicKey]) -> tuple[str, ...]:
+    """The canonical IDs of the keys of *role*; a certificate that nobody can read has none.
+
+    Such a key can never sign, so its TUF ID is as good a name for it as any.
+    """
+    ids = []
+    for key_id in role.keyids:
+        try:
+            ids.append(keys[key_id].canonical_id)
+        except FormatError:
+            ids.append(key_id)
+    return tuple(ids)
 
 
 def check_threshold(

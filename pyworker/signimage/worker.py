@@ -251,6 +251,8 @@ def _passphrase(task: Task) -> str:
             "is known to this step",
             hint="Define it as a secret variable, or link the variable group that holds it",
         )
+    if passphrase:
+        task.set_secret(passphrase)
     return passphrase
 
 

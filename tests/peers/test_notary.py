@@ -4,6 +4,7 @@ Whatever one side does, the other must see and be able to continue.
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,17 @@ def test_the_last_writer_of_a_tag_wins_and_only_its_signers_are_shown(
     repository = workstation.server().refresh()
     assert repository.released("1.0") == OTHER
     assert repository.signers_of("1.0", OTHER) == ("qa",)
+
+
+def test_sixteen_publishers_at_once_lose_nothing(workstation: Workstation) -> None:
+    """Each is a first visitor with a connection of its own, as in a matrix of jobs."""
+    key = workstation.initialise()
+    tags = [f"job-{number}" for number in range(16)]
+    with ThreadPoolExecutor(len(tags)) as pool:
+        list(pool.map(lambda tag: workstation.sign(key, tag), tags))
+    signed = workstation.inspected()["SignedTags"]
+    assert sorted(row["SignedTag"] for row in signed) == sorted(tags)
+    assert {row["Digest"] for row in signed} == {bytes(range(32)).hex()}
 
 
 def test_initialising_twice_changes_nothing(workstation: Workstation) -> None:
