@@ -33,11 +33,17 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _POOL_SIZE = 4  # connections kept for one origin; more threads than that never ask one server
 
 
+def _nobody_looks(event: str, **values: object) -> None:
+    del event, values
+
+
 @dataclass(frozen=True, slots=True)
 class TransportSettings:
     """What a `Transport` needs to know of its surroundings.
 
     `ca_files` and `ca_pem` are added to the system's certificate authorities.
+    `observe` is told of every answer, as `observe("answer", method=…, url=…, status=…, ms=…)`;
+    the URL is without its query, and nothing of headers or bodies is told.
     `client_certificate` is a PEM file with the chain, `client_key` its key (or in the same file).
     Proxies are URLs, empty for none; `no_proxy` holds hosts, `.domains`, networks, or `*`.
     """
@@ -50,6 +56,7 @@ class TransportSettings:
     https_proxy: str = field(default="", repr=False)
     no_proxy: tuple[str, ...] = ()
     user_agent: str = f"signimage/{__version__}"
+    observe: Callable[..., object] = _nobody_looks
     backoff_s: float = BACKOFF_S
 
     def with_proxies(self, environ: Mapping[str, str]) -> "TransportSettings":

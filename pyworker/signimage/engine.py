@@ -20,7 +20,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -120,7 +120,10 @@ class Docker:
         program = shutil.which("docker", path=environment.get("PATH"))
         if program is None:
             return self._build_by_engine(request, on_output)
-        environment.setdefault("DOCKER_BUILDKIT", "1" if has_buildx(program, environment) else "0")
+        buildx = has_buildx(program, environment)
+        environment.setdefault("DOCKER_BUILDKIT", "1" if buildx else "0")
+        if buildx and environment["DOCKER_BUILDKIT"] != "0":
+            request = loaded(request)
         with tempfile.TemporaryDirectory(dir=self._config.folder) as folder:
             id_file = Path(folder, "id")
             tail: deque[str] = deque(maxlen=_TAIL)
@@ -224,6 +227,17 @@ def build_command(program: str, request: BuildRequest, id_file: Path) -> list[st
     for name, value in request.labels.items():
         command += ["--label", f"{name}={value}"]
     return [*command, *request.arguments, "--iidfile", str(id_file), str(request.context)]
+
+
+def loaded(request: BuildRequest) -> BuildRequest:
+    """Have BuildKit bring the image into the engine: builders in containers keep it otherwise.
+
+    Where the user's arguments say what becomes of the image, that is what becomes of it.
+    """
+    own = ("--load", "--push", "--output", "-o")
+    if any(word.partition("=")[0] in own for word in request.arguments):
+        return request
+    return replace(request, arguments=(*request.arguments, "--load"))
 
 
 def has_buildx(program: str, environment: Mapping[str, str]) -> bool:

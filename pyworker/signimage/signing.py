@@ -16,7 +16,7 @@ from typing import Protocol
 
 from signimage.errors import HashMismatchError, NotASignerError, SignImageError
 from signimage.keys import Signer
-from signimage.metadata import RELEASES, TARGETS, FileMeta
+from signimage.metadata import RELEASES, ROOT, TARGETS, FileMeta
 from signimage.notary import TrustServer
 from signimage.oci import Digest, Repository
 from signimage.publication import signing_plan
@@ -77,7 +77,7 @@ class SignedImage:
     repository: Repository
     digest: Digest
     tags: tuple[str, ...]
-    signers: tuple[str, ...]
+    signers: tuple[str, ...]  # those who signed every one of the tags
     root_key_ids: tuple[str, ...]  # TUF key IDs, as pins name them
     warnings: tuple[str, ...]
 
@@ -202,7 +202,7 @@ def verified(repository: TrustedRepository, order: Order, digest: Digest) -> Sig
         NotSignedError: A tag is absent from what is released.
         HashMismatchError: A tag is released with another digest.
     """
-    signers: dict[str, None] = {}
+    signers: list[tuple[str, ...]] = []
     for tag in order.tags:
         meta = repository.released(tag)
         if meta.sha256 != digest.raw:
@@ -211,13 +211,13 @@ def verified(repository: TrustedRepository, order: Order, digest: Digest) -> Sig
                 f"got sha256:{meta.sha256.hex()}",
                 hint="Somebody else signed the tag at the same moment",
             )
-        signers.update(dict.fromkeys(repository.signers_of(tag, meta)))
+        signers.append(repository.signers_of(tag, meta))
     root = repository.root.body
     return SignedImage(
         repository=order.repository,
         digest=digest,
         tags=order.tags,
-        signers=tuple(signers),
-        root_key_ids=root.roles["root"].keyids,
+        signers=tuple(name for name in signers[0] if all(name in each for each in signers)),
+        root_key_ids=root.roles[ROOT].keyids,
         warnings=tuple(repository.warnings),
     )

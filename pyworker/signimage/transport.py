@@ -201,6 +201,7 @@ class Transport:
         left_s = call.left_s()
         if left_s <= 0:
             raise TimeoutError
+        begin = time.monotonic()
         answer = self._connections.for_url(url).urlopen(
             call.method,
             url,
@@ -219,6 +220,10 @@ class Transport:
         )
         with _released(answer):
             body = _read(answer, call, url)
+        ms = round((time.monotonic() - begin) * 1000)
+        self._settings.observe(
+            "answer", method=call.method, url=shown(url), status=answer.status, ms=ms
+        )
         return Response(answer.status, answer.headers, body, url)
 
     def _translated(self, error: Exception, call: "_Call", url: str) -> Exception:

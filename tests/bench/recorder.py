@@ -36,6 +36,9 @@ def recording(target: str, certificate: Path, key: Path, ca_file: Path) -> Itera
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Head and body in one packet, at once: a proxy must not add the 40 ms of a delayed ACK.
+        wbufsize = -1
+        disable_nagle_algorithm = True
 
         def setup(self) -> None:
             recorder.connections += 1
@@ -58,6 +61,7 @@ def recording(target: str, certificate: Path, key: Path, ca_file: Path) -> Itera
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+            self.wfile.flush()
 
         def _body(self, length: int) -> bytes:
             if self.headers.get("Transfer-Encoding", "").lower() != "chunked":

@@ -71,6 +71,10 @@ class SmallServer:
         self._thread.join()
         self._server.server_close()
 
+    def answer_with(self, answer: Callable[[Request], Reply]) -> None:
+        """Answer differently from now on."""
+        self._answer = answer
+
     def seen(self) -> list[str]:
         """Return method and path of every request, in order."""
         return [f"{request.method} {request.path}" for request in self.requests]

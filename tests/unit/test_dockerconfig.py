@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,11 +73,11 @@ def test_login_is_gone_after_a_cancel(tmp_path: Path) -> None:
     temp = tmp_path / "temp"
     temp.mkdir()
     with (
-        pytest.raises(KeyboardInterrupt, match="now"),
+        suppress(KeyboardInterrupt),
         private_config(temp, AUTHS, {"HOME": str(tmp_path)}) as config,
     ):
         (config.folder / "trust").mkdir()
-        raise KeyboardInterrupt("now")
+        raise KeyboardInterrupt
     assert list(temp.iterdir()) == []
 
 
@@ -172,13 +173,10 @@ def test_engine_over_tls_uses_the_certificates_of_the_environment(tmp_path: Path
     for name in ("ca.pem", "cert.pem", "key.pem"):
         (tmp_path / name).write_text("x")
     environ = {"DOCKER_HOST": "tcp://h:2376", "DOCKER_CERT_PATH": str(tmp_path)}
-    files = [str(tmp_path / name) for name in ("ca.pem", "cert.pem", "key.pem")]
-    assert engine_address({**environ, "DOCKER_TLS_VERIFY": "1"}) == EngineAddress(
-        "tcp://h:2376", *files, is_verified=True
-    )
-    assert engine_address({**environ, "DOCKER_TLS": "1"}) == EngineAddress(
-        "tcp://h:2376", *files, is_verified=False
-    )
+    ca, certificate, key = (str(tmp_path / name) for name in ("ca.pem", "cert.pem", "key.pem"))
+    for variable, verified in [("DOCKER_TLS_VERIFY", True), ("DOCKER_TLS", False)]:
+        expected = EngineAddress("tcp://h:2376", ca, certificate, key, is_verified=verified)
+        assert engine_address({**environ, variable: "1"}) == expected
 
 
 def test_engine_of_the_current_context_is_used(home: Path) -> None:

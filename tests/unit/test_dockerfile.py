@@ -75,7 +75,7 @@ def test_context_that_is_no_folder_is_named(sources: Path, value: str) -> None:
     ("text", "image"),
     [
         ("FROM alpine", "alpine"),
-        ("FROM alpine:3.20 AS x\nFROM --platform=linux/amd64 debian@sha256:00 \n", "debian@sha256:00"),
+        ("FROM alpine:3.20 AS x\nFROM --platform=linux/amd64 b@sha256:00 \n", "b@sha256:00"),
         ("# FROM no\r\n  from Alpine as a\r\nRUN x\r\n", "Alpine"),
         ('ARG V=3.20\nARG B="alpine"\nFROM ${B}:$V\n', "alpine:3.20"),
         ("ARG V\nFROM alpine:$V\n", None),

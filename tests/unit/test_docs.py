@@ -1,0 +1,322 @@
+"""What is written is true of what there is: codes, commands, inputs, links, versions, headings.
+
+The rules:
+
+1. Whatever can be named in two places is compared in both directions where both are complete.
+2. The project's files are those that `.gitignore` does not leave out.
+3. YAML is read as far as examples need it: a task, and the names of its inputs.
+"""
+
+import fnmatch
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import signimage
+from signimage import cli, errors
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "pyworker" / "signimage"
+TASK = json.loads((ROOT / "task.json").read_text("utf-8"))
+
+# A place in somebody's home, or this very checkout; shorter paths may be meant as examples.
+_OWN = f"|{re.escape(str(ROOT))}" if len(ROOT.parts) > 2 else ""
+_OF_ONE_MACHINE = re.compile(rf"(?<![\w.-])(?:/home/\w+|/Users/\w+{_OWN})(?![\w.-])")
+# Written in pieces, so that this file itself stays clean.
+_REGISTRIES = ("pypi" + ".org", "python" + "hosted.org", "npmjs" + ".org", "--index" + "-url")
+
+
+def project_files() -> Iterator[Path]:
+    """Yield every file of the project itself, not what was installed or built beside it."""
+    lines = (ROOT / ".gitignore").read_text("utf-8").splitlines()
+    left_out = [line.rstrip("/") for line in lines if line and not line.startswith("#")]
+    folders = [ROOT]
+    for folder in folders:  # grows while it is walked
+        for path in sorted(folder.iterdir()):
+            if path.name == ".git" or any(fnmatch.fnmatch(path.name, name) for name in left_out):
+                continue
+            if path.is_dir():
+                folders.append(path)
+            else:
+                yield path
+
+
+PAGES = [path for path in project_files() if path.suffix == ".md"]
+TEXTS = {path: path.read_text("utf-8") for path in PAGES}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def text_of(name: str) -> str:
+    return TEXTS[ROOT / name]
+
+
+def headings(text: str, level: int) -> list[str]:
+    return re.findall(rf"(?m)^{'#' * level} (.+)$", without_code(text))
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"(?ms)^```.*?^```$", "", text)
+
+
+def all_errors(base: type[errors.SignImageError]) -> Iterator[type[errors.SignImageError]]:
+    yield base
+    for each in base.__subclasses__():
+        yield from all_errors(each)
+
+
+# --- Errors, modules, headings ---------------------------------------------------------------
+
+
+def test_every_error_code_has_its_section_and_no_section_is_orphaned() -> None:
+    ours = [
+        each for each in all_errors(errors.SignImageError) if each.__module__ == errors.__name__
+    ]
+    expected = sorted(f"{each.code}: {each.__name__}" for each in ours)
+    assert headings(text_of("docs/errors.md"), 2) == expected
+
+
+def test_every_error_code_is_used_once() -> None:
+    codes = [each.code for each in all_errors(errors.SignImageError)]
+    assert len(codes) == len(set(codes))
+
+
+def test_every_module_is_on_the_map_and_nothing_else_is() -> None:
+    rows = re.findall(r"(?m)^\|[^|]*\| `signimage\.(\w+)` \|", text_of("docs/architecture.md"))
+    assert sorted(rows) == sorted({path.stem for path in PACKAGE.glob("*.py")} - {"__init__"})
+
+
+def references() -> Iterator[tuple[str, str, str]]:
+    """Yield each heading that a file of the program refers to: file, page, heading."""
+    for path in sorted((ROOT / "pyworker").rglob("*.py")):
+        if path not in set(project_files()):
+            continue
+        text = re.sub(r"\s+", " ", path.read_text("utf-8"))
+        for page, quoted in re.findall(r'`(docs/[a-z-]+\.md)`((?:,? (?:and )?"[^"]+")*)', text):
+            for heading in re.findall(r'"([^"]+)"', quoted):
+                yield name_of(path), page, heading
+
+
+def test_every_heading_that_the_code_refers_to_exists() -> None:
+    found = list(references())
+    assert len(found) > 5, "the search has gone blind"
+    missing = [one for one in found if one[2] not in headings(text_of(one[1]), 2)]
+    assert not missing
+
+
+def test_every_page_that_the_code_refers_to_exists() -> None:
+    for path in project_files():
+        if path.suffix in {".py", ".js", ".json", ".sh"} and path != Path(__file__).resolve():
+            for page in re.findall(r"docs/[\w/-]+\.md", path.read_text("utf-8")):
+                assert (ROOT / page).is_file(), f"{name_of(path)} refers to {page}"
+
+
+def test_every_invariant_names_its_tests() -> None:
+    sections = re.split(r"(?m)^### ", text_of("docs/threat-model.md"))[1:]
+    numbers = [section.partition(".")[0] for section in sections]
+    assert numbers == [f"I{number}" for number in range(1, len(sections) + 1)]
+    for section in sections:
+        assert re.search(r"(?m)^Held by .*\]\(\.\./tests/\S+\.py\)", section), section[:60]
+
+
+def test_every_decision_says_what_is_bad_about_it() -> None:
+    pages = sorted(path for path in PAGES if path.parent.name == "adr")
+    for number, path in enumerate(pages, start=1):
+        assert headings(TEXTS[path], 1)[0].startswith(f"{number:04}. "), name_of(path)
+        assert path.name.startswith(f"{number:04}-"), name_of(path)
+        assert "- *Negative*: " in TEXTS[path], name_of(path)
+
+
+# --- Versions, links, paths ------------------------------------------------------------------
+
+
+def test_versions_agree() -> None:
+    top = re.search(r"(?m)^## \[(\S+)\]", text_of("CHANGELOG.md"))
+    assert top is not None
+    extension = json.loads((ROOT / "vss-extension.json").read_text("utf-8"))
+    task = "{Major}.{Minor}.{Patch}".format_map(TASK["version"])
+    assert {top[1], task, extension["version"]} == {signimage.__version__}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(TEXTS[page])):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        wanted = (page.parent / path).resolve() if path else page
+        assert wanted.exists(), target
+        if anchor:
+            known = [
+                re.sub(r"[^\w -]", "", each).replace(" ", "-").lower()
+                for level in (1, 2, 3)
+                for each in headings(wanted.read_text("utf-8"), level)
+            ]
+            assert anchor in known, target
+
+
+def test_no_file_names_a_path_of_one_machine_or_a_package_registry() -> None:
+    found = []
+    for path in project_files():
+        if path.is_relative_to(ROOT / "tests" / "vectors"):
+            continue  # as the original programs wrote it, and never edited
+        text = path.read_bytes().decode("utf-8", "replace")
+        places = _OF_ONE_MACHINE.findall(text)
+        registries = [each for each in _REGISTRIES if each in text]
+        found += [f"{name_of(path)}: {each}" for each in (*places, *registries)]
+    assert not found
+
+
+# --- Commands --------------------------------------------------------------------------------
+
+
+def test_every_make_command_that_is_named_exists() -> None:
+    known = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8")))
+    for path, text in TEXTS.items():
+        for command in re.findall(r"(?:`|\$ )make ([a-z-]+)", text):
+            assert command in known, f"{name_of(path)}: make {command}"
+
+
+def named_commands() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the commands of our program that the pages name, each with where it stands."""
+    for path, text in TEXTS.items():
+        for line in re.findall(r"(?:`|\$ )signimage ((?!-)[^`\n]+)", text):
+            words = line.split()
+            count = 2 if words[0] in {"key", "repo", "signer"} else 1
+            yield name_of(path), tuple(words[:count])
+
+
+def helped(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what a command says of itself; one that does not exist ends with another code."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, "--help"])
+    assert ended.value.code == 0, words
+    return capsys.readouterr().out
+
+
+def test_every_command_that_is_named_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    for _, words in named_commands():
+        helped(words, capsys)
+
+
+def test_a_command_that_does_not_exist_would_be_noticed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for words in (("key", "melt"), ("melt",)):
+        with pytest.raises(AssertionError, match="melt"):
+            helped(words, capsys)
+
+
+def test_every_command_that_exists_stands_in_the_readme(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def listed(*words: str) -> list[str]:
+        return re.findall(r"(?m)^ {4}([a-z]+) ", helped(words, capsys))
+
+    groups = {name: listed(name) for name in listed()}
+    commands: set[tuple[str, ...]] = {(name,) for name, inner in groups.items() if not inner}
+    commands |= {(name, each) for name, inner in groups.items() for each in inner}
+    named = {words for page, words in named_commands() if page == "README.md"}
+    assert named == commands
+
+
+def test_every_option_that_is_named_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    for path, text in TEXTS.items():
+        for line in re.findall(r"(?:`|\$ )signimage ((?!-)[^`\n]+)", text):
+            words = tuple(line.split())
+            count = 2 if words[0] in {"key", "repo", "signer"} else 1
+            for option in re.findall(r"--[a-z-]+", line):
+                assert option in helped(words[:count], capsys), f"{name_of(path)}: {line}"
+
+
+# --- The step --------------------------------------------------------------------------------
+
+
+def yaml_texts() -> Iterator[tuple[str, str]]:
+    """Yield every YAML text of the documentation, with where it stands."""
+    for path in sorted((ROOT / "docs" / "examples").iterdir()):
+        yield name_of(path), path.read_text("utf-8")
+    for page, text in TEXTS.items():
+        for block in re.findall(r"(?ms)^```yaml\n(.*?)^```$", text):
+            yield name_of(page), block
+
+
+def steps(text: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
+    """Yield each task of a YAML text with the names that stand below each of its keys."""
+    lines = [line for line in text.splitlines() if line.strip() and line.strip()[0] != "#"]
+    for number, line in enumerate(lines):
+        start = re.match(r"( *)- task: (\S+)$", line)
+        if start is None:
+            continue
+        indent = len(start[1]) + 2
+        members: dict[str, list[str]] = {}
+        for below in lines[number + 1 :]:
+            depth = len(below) - len(below.lstrip())
+            if depth < indent:
+                break
+            key = re.match(r" *([A-Za-z_]+):( |$)", below)
+            if depth == indent and key:
+                members[key[1]] = []
+            elif depth == indent + 2 and key:
+                members[list(members)[-1]].append(key[1])
+        yield start[2], members
+
+
+def our_steps() -> list[tuple[str, dict[str, list[str]]]]:
+    return [
+        (where, members)
+        for where, text in yaml_texts()
+        for task, members in steps(text)
+        if task == f"{TASK['name']}@{TASK['version']['Major']}"
+    ]
+
+
+def test_examples_were_found() -> None:
+    places = {where for where, _ in our_steps()}
+    examples = {name_of(path) for path in (ROOT / "docs" / "examples").iterdir()}
+    assert places >= {"README.md", "overview.md"} | examples
+
+
+def test_examples_are_indented_by_two_without_tabs() -> None:
+    for where, text in yaml_texts():
+        for line in text.splitlines():
+            assert "\t" not in line, where
+            assert (len(line) - len(line.lstrip())) % 2 == 0, f"{where}: {line}"
+
+
+@pytest.mark.parametrize(("where", "members"), our_steps())
+def test_every_example_uses_inputs_that_exist_and_all_that_are_needed(
+    where: str, members: dict[str, list[str]]
+) -> None:
+    known = {each["name"]: each for each in TASK["inputs"]}
+    needed = {
+        name
+        for name, each in known.items()
+        if each.get("required") and not each.get("defaultValue")
+    }
+    given = set(members["inputs"])
+    assert given <= set(known), where
+    assert needed <= given, where
+    assert members["env"] == ["DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE"], where
+
+
+def test_every_input_stands_in_the_readme() -> None:
+    rows = re.findall(r"(?m)^\| `(\w+)` \|", text_of("README.md"))
+    assert rows.count("command") == 1
+    assert sorted(rows) == sorted(each["name"] for each in TASK["inputs"])
+
+
+def test_every_output_stands_in_the_readme() -> None:
+    for output in TASK["outputVariables"]:
+        assert f"`{output['name']}`" in text_of("README.md")
+
+
+def test_outputs_of_a_named_step_are_those_of_the_task() -> None:
+    known = {output["name"] for output in TASK["outputVariables"]}
+    for where, text in yaml_texts():
+        assert set(re.findall(r"\$\(image\.(\w+)\)", text)) <= known, where
