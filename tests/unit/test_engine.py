@@ -199,7 +199,7 @@ class SmallEngine:
         if path.endswith("/json"):
             return Reply(404, b'{"message":"No such image"}')
         body = b"".join(json.dumps(line).encode() + b"\r\n" for line in self.lines)
-        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
         return Reply(raw=head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
 
 
