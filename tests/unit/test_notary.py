@@ -1,0 +1,308 @@
+"""`signimage.notary` against a trust server that lies, loses, collides and hangs up."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from signimage.errors import (
+    ConflictError,
+    FormatError,
+    HashMismatchError,
+    NotASignerError,
+    NotFoundError,
+    NotInitializedError,
+    RemoteError,
+    RollbackError,
+    RootPinError,
+    TooLargeError,
+    TrustError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from signimage.metadata import RELEASES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, FileMeta
+from signimage.notary import Publication, TrustServer
+from signimage.pinning import RootPins
+from signimage.publication import signer_plan, signing_plan
+from signimage.transport import Transport, TransportSettings
+from signimage.trustcache import TrustCache
+from unit.certificates import make_authority
+from unit.repositories import GUN, IMAGE, NOW, GoodRepository, content, good_root, key, sign
+from unit.small_server import Reply, SmallServer
+from unit.trust_server import (
+    Fate,
+    TrustServerModel,
+    carry_out_and_hang_up,
+    error,
+    first,
+    lose,
+    refuse,
+)
+
+CI = key("ci").public_key.canonical_id
+NEW = FileMeta(7, {"sha256": bytes(32)})
+
+
+class Peer:
+    """The model behind a real server, and our clients to it."""
+
+    def __init__(self, model: TrustServerModel, server: SmallServer, ca_file: Path) -> None:
+        self.model = model
+        self.server = server
+        self.transport = Transport(TransportSettings(ca_files=(ca_file,), backoff_s=0.001))
+
+    def client(self, cache: Path | None = None, pins: RootPins | None = None) -> TrustServer:
+        return TrustServer(
+            self.transport,
+            self.server.origin,
+            GUN,
+            pins=pins or RootPins(),
+            cache=TrustCache(cache, GUN) if cache else None,
+            clock=lambda: NOW,
+        )
+
+    def sign(self, tag: str = "2.0") -> Publication:
+        return self.client().publish(signing_plan({tag: NEW}, [CI]), {CI: key("ci")})
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[Peer]:
+    authority = make_authority(tmp_path)
+    model = TrustServerModel.holding(GoodRepository())
+    with SmallServer(model.answer, tls=authority.server_context()) as server:
+        yield Peer(model, server, authority.ca_file)
+
+
+# --- Publishing ---
+
+
+def test_signing_fetches_once_sends_once_and_proves_it(peer: Peer) -> None:
+    done = peer.sign()
+    assert done.roles == ("targets/ci", RELEASES)
+    assert done.repository.released("2.0") == NEW
+    assert done.repository.signers_of("2.0", NEW) == ("ci",)
+    assert peer.model.posts == 1
+    names = [line.rpartition("/_trust/tuf/")[2].split(".")[0] for line in peer.server.seen()]
+    assert names == [
+        *(ROOT, TIMESTAMP, SNAPSHOT, TARGETS, "targets/ci", RELEASES),
+        "",
+        *(TIMESTAMP, SNAPSHOT, "targets/ci", RELEASES),
+    ]
+
+
+def test_what_is_signed_already_is_not_sent_again(peer: Peer) -> None:
+    peer.sign()
+    assert peer.sign().roles == ()
+    assert peer.model.posts == 1
+
+
+@pytest.mark.parametrize(
+    "fate",
+    [
+        refuse(500, "UPDATING"),
+        refuse(500, "UNKNOWN"),
+        refuse(503, "NO_STORAGE"),
+        refuse(429, "TOOMANYREQUESTS"),
+        refuse(400, "VERSION"),
+        carry_out_and_hang_up(),
+        lose(),
+        lambda _model, _files: Reply(raw=b""),
+        lambda _model, _files: Reply(raw=b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhal"),
+    ],
+    ids=["updating", "unknown", "503", "429", "conflict", "hang up", "lost", "cut", "cut late"],
+)
+def test_one_mishap_is_survived_without_sending_anything_twice(peer: Peer, fate: Fate) -> None:
+    peer.model.fates.append(fate)
+    assert peer.sign().repository.released("2.0") == NEW
+    assert peer.client().refresh().released("1.0") == IMAGE
+
+
+def test_a_lost_update_is_noticed_and_published_above_its_used_up_version(peer: Peer) -> None:
+    peer.model.fates.extend([lose(), lose()])
+    done = peer.sign()
+    assert done.attempts == 3
+    assert done.repository.floors[RELEASES] == 4
+
+
+def test_an_orphaned_version_is_jumped_over(peer: Peer) -> None:
+    """Somebody else's lost update has used up the next version numbers."""
+    for number in (2, 3):
+        orphan = content({"x": NEW}, version=number)
+        peer.model.versions[RELEASES][number] = sign(orphan, [key("ci")])
+    done = peer.sign()
+    assert done.repository.floors[RELEASES] == 4
+    assert set(done.repository.targets(RELEASES).targets) == {"1.0", "2.0"}
+
+
+def test_what_a_rival_published_meanwhile_is_kept(peer: Peer) -> None:
+    rival = {
+        role: sign(content({"1.0": IMAGE, "rival": NEW}, version=2), [key("ci")])
+        for role in ("targets/ci", RELEASES)
+    }
+    peer.model.fates.append(first(rival))
+    repository = peer.sign().repository
+    assert repository.released("rival") == repository.released("2.0") == NEW
+    assert repository.floors[RELEASES] == 3
+
+
+def test_a_signer_who_is_removed_meanwhile_is_told(peer: Peer) -> None:
+    other = content({}, version=2).with_delegation("targets/qa", [key("qa").public_key])
+
+    def remove_and_refuse(model: TrustServerModel, _files: dict[str, bytes]) -> Reply:
+        model.carry_out({TARGETS: sign(other, [key("targets")])})
+        return error(400, "INVALID_UPDATE")
+
+    peer.model.fates.append(remove_and_refuse)
+    with pytest.raises(NotASignerError, match=f"key {CI} is not a signer of {GUN}; its signers"):
+        peer.sign()
+    assert peer.model.posts == 1
+
+
+@pytest.mark.parametrize(
+    ("fate", "kind", "message"),
+    [
+        (refuse(400, "INVALID_UPDATE"), RemoteError, "answered 400"),
+        (refuse(413, "TOO_LARGE"), RemoteError, "answered 413"),
+        (refuse(404, "METADATA_NOT_FOUND"), NotFoundError, "answered 404"),
+        (refuse(403, "DENIED"), UnauthorizedError, "answered 403"),
+    ],
+)
+def test_a_final_refusal_is_not_repeated(
+    peer: Peer, fate: Fate, kind: type[Exception], message: str
+) -> None:
+    peer.model.fates.append(fate)
+    with pytest.raises(kind, match=message):
+        peer.sign()
+    assert peer.model.posts == 1
+
+
+def test_a_signer_is_added_to_what_is_there(peer: Peer) -> None:
+    targets = key("targets")
+    plan = signer_plan("qa", [key("qa").public_key])
+    done = peer.client().publish(plan, {targets.public_key.canonical_id: targets})
+    assert [signer.name for signer in done.repository.signers()] == ["ci", "qa"]
+    assert done.repository.signing_roles("x", [key("qa").public_key.canonical_id]) == (
+        RELEASES,
+        "targets/qa",
+    )
+    again = peer.client().publish(plan, {targets.public_key.canonical_id: targets})
+    assert again.roles == ()
+
+
+# --- Refreshing ---
+
+
+def test_an_unknown_repository_is_not_initialised(peer: Peer) -> None:
+    peer.model.replies["root.json"] = error(404, "METADATA_NOT_FOUND")
+    with pytest.raises(NotInitializedError, match=f"{GUN} has no trust data on https://127"):
+        peer.client().refresh()
+
+
+@pytest.mark.parametrize(
+    ("name", "reply", "kind", "message"),
+    [
+        ("root.json", Reply(200, b"<html>"), FormatError, f"root of {GUN}"),
+        ("root.json", Reply(200, b""), FormatError, f"root of {GUN}"),
+        ("timestamp.json", Reply(200, b"{}"), FormatError, f"timestamp of {GUN}"),
+        ("timestamp.json", Reply(200, b" " * 2**21), TooLargeError, "trust server https://127"),
+        ("timestamp.json", Reply(401, b""), UnauthorizedError, "answered 401"),
+        ("timestamp.json", Reply(500, b""), RemoteError, "answered 500"),
+        ("timestamp.json", Reply(raw=b""), UnreachableError, "cannot be reached"),
+        ("timestamp.json", Reply(302, b"", {"Location": "/x"}), RemoteError, "answered 404"),
+    ],
+)
+def test_one_bad_answer_ends_a_refresh(
+    peer: Peer, name: str, reply: Reply, kind: type[Exception], message: str
+) -> None:
+    peer.model.replies[name] = reply
+    with pytest.raises(kind, match=message):
+        peer.client().refresh()
+
+
+def test_a_file_with_other_bytes_than_named_is_refused(peer: Peer) -> None:
+    name = f"{RELEASES}.{FileMeta.of(peer.model.current[RELEASES]).sha256.hex()}.json"
+    wrong = peer.model.current[RELEASES].replace(b"1.0", b"6.6")
+    peer.model.replies[name] = Reply(200, wrong)
+    with pytest.raises(HashMismatchError, match=f"{RELEASES} of {GUN}: expected sha256"):
+        peer.client().refresh()
+
+
+def test_a_file_that_is_named_and_missing_is_said_to_be(peer: Peer) -> None:
+    name = f"{RELEASES}.{FileMeta.of(peer.model.current[RELEASES]).sha256.hex()}.json"
+    peer.model.replies[name] = error(404, "METADATA_NOT_FOUND")
+    with pytest.raises(NotFoundError, match="names a file that it does not have"):
+        peer.client().refresh()
+
+
+def test_a_second_refresh_fetches_only_what_changed(peer: Peer) -> None:
+    client = peer.client()
+    client.refresh()
+    before = len(peer.server.requests)
+    client.refresh()
+    assert [line.rpartition("/")[2] for line in peer.server.seen()[before:]] == ["timestamp.json"]
+
+
+def test_a_server_that_goes_back_is_not_believed(peer: Peer, tmp_path: Path) -> None:
+    """Neither in one process, nor by a later one that shares the cache."""
+    cache = tmp_path / "trust"
+    old = peer.model.current[TIMESTAMP]
+    client = peer.client(cache)
+    peer.sign()
+    client.refresh()
+    kept = {path: path.read_bytes() for path in cache.rglob("*.json")}
+    peer.model.replies["timestamp.json"] = Reply(200, old)
+    for each in (client, peer.client(cache)):
+        with pytest.raises(RollbackError, match=f"timestamp of {GUN}: expected version 2 or later"):
+            each.refresh()
+    assert {path: path.read_bytes() for path in cache.rglob("*.json")} == kept
+
+
+def test_a_newer_root_is_followed_step_by_step(peer: Peer, tmp_path: Path) -> None:
+    cache = tmp_path / "trust"
+    peer.client(cache).refresh()
+    names = ["root", "second", "third", "root"]
+    for version, (old, new) in enumerate(pairwise(names), start=2):
+        _rotate(peer.model, old, new, version)
+    repository = peer.client(cache).refresh()
+    assert repository.root.body.version == 4
+    assert repository.released("1.0") == IMAGE
+
+
+def test_a_missing_step_to_the_newest_root_is_refused(peer: Peer, tmp_path: Path) -> None:
+    cache = tmp_path / "trust"
+    peer.client(cache).refresh()
+    _rotate(peer.model, "root", "second", 2)
+    _rotate(peer.model, "second", "third", 3)
+    peer.model.replies["2.root.json"] = error(404, "METADATA_NOT_FOUND")
+    with pytest.raises(NotFoundError, match="answered 404"):
+        peer.client(cache).refresh()
+
+
+def test_a_recreated_repository_is_not_believed(peer: Peer, tmp_path: Path) -> None:
+    cache = tmp_path / "trust"
+    peer.client(cache).refresh()
+    kept = {path: path.read_bytes() for path in cache.rglob("*.json")}
+    new = good_root("stranger")
+    peer.model.hold(GoodRepository(root=new, signers={ROOT: [key("stranger")]}))
+    with pytest.raises((RootPinError, TrustError), match=f"root of {GUN}"):
+        peer.client(cache).refresh()
+    assert {path: path.read_bytes() for path in cache.rglob("*.json")} == kept
+
+
+def test_hopeless_collisions_end_in_bounded_time(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signimage.notary._PUBLISH_DEADLINE_S", 0.2)
+    peer.model.fates.extend([refuse(400, "VERSION")] * 1000)
+    with pytest.raises(ConflictError, match=f"{GUN} could not be published in 0 seconds and"):
+        peer.sign()
+
+
+def _rotate(model: TrustServerModel, old: str, new: str, version: int) -> None:
+    previous = good_root(old, version=version - 1)
+    body = good_root(new, version=version)
+    ids = (previous.roles[ROOT].keyids[0], body.roles[ROOT].keyids[0])
+    body = replace(body, keys={**previous.keys, **body.keys})
+    model.carry_out({ROOT: sign(body, [key(old), key(new)], keyids=ids)})

@@ -1,0 +1,75 @@
+"""`signimage.signing`: who may sign, and what counts as signed."""
+
+import pytest
+
+from signimage.errors import HashMismatchError, NotASignerError, NotSignedError, ThresholdError
+from signimage.metadata import RELEASES, TARGETS, FileMeta
+from signimage.oci import Digest, Repository
+from signimage.signing import Order, check_may_sign, verified
+from unit.repositories import GUN, IMAGE, GoodRepository, believe, content, good_targets, key
+
+CI = key("ci").public_key.canonical_id
+DIGEST = Digest(f"sha256:{IMAGE.hashes['sha256'].hex()}")
+ORDER = Order(Repository.parse(GUN), ("1.0",), key("ci"))
+
+
+def test_a_signer_whose_signature_is_released_may_sign() -> None:
+    check_may_sign(believe(GoodRepository().files()), "any", CI)
+
+
+def test_a_signature_that_nobody_would_see_is_refused_before_it_is_made() -> None:
+    """Docker lets such a key sign, and then no consumer finds the tag."""
+    hidden = content({}).with_delegation("targets/ci", [key("ci").public_key])
+    repository = believe(GoodRepository(targets=hidden, delegated={}).files())
+    with pytest.raises(NotASignerError, match=f"as targets/ci, but not in {RELEASES}, where"):
+        check_may_sign(repository, "1.0", CI)
+
+
+def test_a_role_that_cannot_be_continued_is_refused() -> None:
+    good = GoodRepository(signers={RELEASES: [key("stranger")]})
+    with pytest.raises(ThresholdError, match=f"{RELEASES} of {GUN}: expected valid signatures"):
+        check_may_sign(believe(good.files()), "1.0", CI)
+
+
+def test_the_repository_key_may_sign_where_there_are_no_signers() -> None:
+    repository = believe(GoodRepository(targets=content({}), delegated={}).files())
+    check_may_sign(repository, "1.0", key("targets").public_key.canonical_id)
+
+
+def test_what_was_signed_is_reported() -> None:
+    good = GoodRepository()
+    image = verified(believe(good.files()), ORDER, DIGEST)
+    assert image.references == (f"{GUN}:1.0@{DIGEST}",)
+    assert image.signers == ("ci",)
+    assert image.root_key_ids == good.root.roles["root"].keyids
+
+
+def test_a_signer_of_some_tags_is_not_named_for_all() -> None:
+    both = good_targets("ci").with_delegation("targets/qa", [key("qa").public_key])
+    one, two = content({"1.0": IMAGE}), content({"1.0": IMAGE, "2.0": IMAGE})
+    good = GoodRepository(
+        targets=both,
+        delegated={"targets/ci": two, "targets/qa": one, RELEASES: two},
+        signers={"targets/qa": [key("qa")]},
+    )
+    order = Order(ORDER.repository, ("1.0", "2.0"), key("ci"))
+    assert verified(believe(good.files()), order, DIGEST).signers == ("ci",)
+
+
+def test_a_tag_that_is_absent_is_not_signed() -> None:
+    order = Order(ORDER.repository, ("1.0", "absent"), key("ci"))
+    with pytest.raises(NotSignedError, match=f"{GUN}:absent is not signed: neither {RELEASES} nor"):
+        verified(believe(GoodRepository().files()), order, DIGEST)
+
+
+def test_a_tag_with_another_digest_is_not_what_we_signed() -> None:
+    other = content({"1.0": FileMeta(7, {"sha256": bytes(32)})})
+    good = GoodRepository(delegated={RELEASES: other})
+    with pytest.raises(HashMismatchError, match=f"{GUN}:1.0: expected {DIGEST} to be signed, got"):
+        verified(believe(good.files()), ORDER, DIGEST)
+
+
+def test_targets_are_looked_at_where_releases_has_no_such_tag() -> None:
+    good = GoodRepository(targets=content({"1.0": IMAGE}), delegated={})
+    assert verified(believe(good.files()), ORDER, DIGEST).signers == ()
+    assert TARGETS in good.files()

@@ -1,0 +1,170 @@
+"""A small trust server over real HTTPS that tells the truth until a test makes it lie.
+
+It keeps what Notary's server keeps: every version of every role, by hash and by number. It holds
+the snapshot and timestamp keys, and guards versions as the server's memory backend does.
+"""
+
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from signimage.metadata import (
+    ROOT,
+    SNAPSHOT,
+    TIMESTAMP,
+    FileMeta,
+    Root,
+    Signed,
+    Snapshot,
+    Targets,
+    Timestamp,
+)
+from unit.repositories import GUN, LATER, GoodRepository, key, sign
+from unit.small_server import Reply, Request
+
+_FILE = re.compile(rf"/v2/{re.escape(GUN)}/_trust/tuf/(.*)")
+_PART = re.compile(
+    rb'Content-Disposition: form-data; name="files"; filename="([^"]+)"\r\n'
+    rb"Content-Type: application/octet-stream\r\n\r\n(.*?)\r\n--",
+    re.DOTALL,
+)
+
+# What becomes of one POST: whether it is carried out, and what is answered.
+Fate = Callable[["TrustServerModel", dict[str, bytes]], Reply]
+
+
+def error(status: int, code: str, message: str = "no") -> Reply:
+    """An answer in the form of Notary's error documents."""
+    document = {"errors": [{"code": code, "message": message, "detail": {}}]}
+    return Reply(status, json.dumps(document).encode())
+
+
+@dataclass
+class TrustServerModel:
+    """The content of the server, and the fates that await the next POSTs."""
+
+    versions: dict[str, dict[int, bytes]] = field(default_factory=dict)  # by role, by version
+    current: dict[str, bytes] = field(default_factory=dict)  # by role
+    fates: deque[Fate] = field(default_factory=deque)
+    replies: dict[str, Reply] = field(default_factory=dict)  # by file, instead of the truth
+    posts: int = 0
+
+    @classmethod
+    def holding(cls, repository: GoodRepository) -> "TrustServerModel":
+        """A server that holds *repository*."""
+        model = cls()
+        model.hold(repository)
+        return model
+
+    def hold(self, repository: GoodRepository) -> None:
+        """Show the files of *repository* from now on."""
+        for role, data in repository.files().items():
+            self._store(role, data)
+
+    def carry_out(self, files: Mapping[str, bytes]) -> Reply:
+        """Store *files* and sign what follows from them, unless a version is taken."""
+        for role, data in files.items():
+            if _version(role, data) in self.versions.get(role, {}):
+                return error(400, "VERSION", "A newer version of metadata is already available.")
+        for role, data in files.items():
+            self._store(role, data)
+        self.sign_snapshot()
+        return Reply(200)
+
+    def sign_snapshot(self, *, without: Mapping[str, bytes] | None = None) -> None:
+        """Sign a new snapshot and timestamp; *without* replaces files, as in the server's race."""
+        meta = {role: FileMeta.of(data) for role, data in self.current.items()
+                if role not in (SNAPSHOT, TIMESTAMP)}  # fmt: skip
+        meta |= {role: FileMeta.of(data) for role, data in (without or {}).items()}
+        number = 1 + max(self.versions.get(SNAPSHOT, {0: b""}))
+        snapshot = sign(Snapshot(meta, number, LATER), [key("snapshot")])
+        self._store(SNAPSHOT, snapshot)
+        stamp = Timestamp({SNAPSHOT: FileMeta.of(snapshot)}, number, LATER)
+        self._store(TIMESTAMP, sign(stamp, [key("timestamp")]))
+
+    def answer(self, request: Request) -> Reply:
+        """Answer one request."""
+        match = _FILE.fullmatch(request.path)
+        if match is None:
+            return error(404, "METADATA_NOT_FOUND")
+        if request.method == "POST":
+            self.posts += 1
+            files = {name.decode(): data for name, data in _PART.findall(request.body)}
+            return (self.fates.popleft() if self.fates else _carry_out)(self, files)
+        return self.replies.get(match[1]) or self._file(match[1])
+
+    def _file(self, name: str) -> Reply:
+        if name in (f"{SNAPSHOT}.key", f"{TIMESTAMP}.key"):
+            public = key(name.removesuffix(".key")).public_key
+            return Reply(200, json.dumps(public.to_json()).encode())
+        stem = name.removesuffix(".json")
+        for role, data in self.current.items():
+            if stem == role:
+                return Reply(200, data)
+        number, _, role = stem.partition(".")
+        if number.isdecimal():
+            found = self.versions.get(role, {}).get(int(number))
+            return Reply(200, found) if found else error(404, "METADATA_NOT_FOUND")
+        role, _, digest = stem.rpartition(".")
+        for data in self.versions.get(role, {}).values():
+            if FileMeta.of(data).sha256.hex() == digest:
+                return Reply(200, data)
+        return error(404, "METADATA_NOT_FOUND")
+
+    def _store(self, role: str, data: bytes) -> None:
+        self.current[role] = data
+        self.versions.setdefault(role, {})[_version(role, data)] = data
+
+
+def _version(role: str, data: bytes) -> int:
+    kinds = {ROOT: Root, SNAPSHOT: Snapshot, TIMESTAMP: Timestamp}
+    signed: Signed[Root] | Signed[Targets] | Signed[Snapshot] | Signed[Timestamp]
+    signed = Signed.parse(data, kinds.get(role, Targets), what=role)
+    return signed.body.version
+
+
+def _carry_out(model: TrustServerModel, files: dict[str, bytes]) -> Reply:
+    return model.carry_out(files)
+
+
+def refuse(status: int, code: str) -> Fate:
+    """Do nothing, and say so."""
+    return lambda _model, _files: error(status, code)
+
+
+def lose() -> Fate:
+    """Acknowledge the update, store it, and leave it out of the snapshot: the server's race."""
+
+    def fate(model: TrustServerModel, files: dict[str, bytes]) -> Reply:
+        before = {role: model.current[role] for role in files if role in model.current}
+        model.carry_out(files)
+        for role, data in before.items():
+            model.current[role] = data
+        for role in files.keys() - before.keys():
+            del model.current[role]
+        model.sign_snapshot()
+        return Reply(200)
+
+    return fate
+
+
+def carry_out_and_hang_up() -> Fate:
+    """Carry the update out, and close the connection without an answer."""
+
+    def fate(model: TrustServerModel, files: dict[str, bytes]) -> Reply:
+        model.carry_out(files)
+        return Reply(raw=b"")
+
+    return fate
+
+
+def first(rival: Mapping[str, bytes]) -> Fate:
+    """Let *rival* be published before the update arrives."""
+
+    def fate(model: TrustServerModel, files: dict[str, bytes]) -> Reply:
+        model.carry_out(rival)
+        return model.carry_out(files)
+
+    return fate
