@@ -16,6 +16,7 @@ from signimage.errors import InputError, NotInitializedError, RemoteError, Unrea
 from signimage.keys import PrivateKey, PublicKey, certificate, root_certificate
 from signimage.keystore import ROOT as ROOT_KEY
 from signimage.keystore import KeyStore, Passphrases
+from signimage.lookup import signers, signers_of
 from signimage.metadata import RELEASES, ROOT, TARGETS, FileMeta, Role
 from signimage.notary import TrustServer
 from signimage.publication import check_signer_name, signer_plan
@@ -80,9 +81,9 @@ def initialise_repository(
     targets_key = PrivateKey.generate_ecdsa()
     file = store.add(targets_key, TARGETS, server.gun, passphrases.choose(TARGETS))
     root = root_certificate(root_key, server.gun, server.clock())
-    signers = {key.public_key.canonical_id: key for key in (root_key, targets_key)}
+    at_hand = {key.public_key.canonical_id: key for key in (root_key, targets_key)}
     try:
-        repository = server.initialise(root, targets_key.public_key, signers)
+        repository = server.initialise(root, targets_key.public_key, at_hand)
     except UnreachableError:
         raise  # it may have arrived: the key may be the only one there is
     except RemoteError:
@@ -123,15 +124,15 @@ def inspection(name: str, repository: TrustedRepository) -> dict[str, Any]:
         {"SignedTag": tag, "Digest": meta.sha256.hex(), "Signers": _signers(repository, tag, meta)}
         for tag, meta in sorted(_released(repository), key=lambda row: _natural(row[0]))
     ]
-    signers = [
+    people = [
         {"Name": signer.name, "Keys": [{"ID": key_id} for key_id in signer.key_ids]}
-        for signer in sorted(repository.signers(), key=lambda signer: signer.name, reverse=True)
+        for signer in sorted(signers(repository), key=lambda signer: signer.name, reverse=True)
     ]
     roles = repository.root.body.roles
     return {
         "Name": name,
         "SignedTags": signed,
-        "Signers": signers,
+        "Signers": people,
         "AdministrativeKeys": [
             {"Name": "Root", "Keys": _key_ids(roles[ROOT])},
             {"Name": "Repository", "Keys": _key_ids(roles[TARGETS])},
@@ -168,7 +169,7 @@ def _released(repository: TrustedRepository) -> Iterator[tuple[str, FileMeta]]:
 
 
 def _signers(repository: TrustedRepository, tag: str, meta: FileMeta) -> list[str]:
-    return list(repository.signers_of(tag, meta)) or ["Repo Admin"]
+    return list(signers_of(repository, tag, meta)) or ["Repo Admin"]
 
 
 def _key_ids(role: Role) -> list[dict[str, str]]:

@@ -30,11 +30,13 @@ from signimage.errors import (
 )
 from signimage.keys import PublicKey
 from signimage.keystore import KeyStore, Passphrases, terminal
-from signimage.notary import TrustServer, default_trust_server
+from signimage.lookup import released, signers_of
+from signimage.notary import TrustServer
 from signimage.oci import Reference, Repository
 from signimage.pinning import RootPins
 from signimage.registry import TokenAuthorizer
 from signimage.transport import Credentials, Transport, TransportSettings
+from signimage.trustapi import TrustApi, default_trust_server
 from signimage.trustcache import TrustCache
 
 EXIT_DONE, EXIT_FAILED, EXIT_INPUT, EXIT_UNDECIDED = 0, 1, 2, 3
@@ -62,11 +64,9 @@ class Desk:
         )
         transport = Transport(self._settings(url))
         scope = f"repository:{repository.gun}:{actions}"
+        authorizer = TokenAuthorizer(transport, self._credentials(repository.host), scope)
         return TrustServer(
-            transport,
-            url,
-            repository.gun,
-            authorizer=TokenAuthorizer(transport, self._credentials(repository.host), scope),
+            TrustApi(transport, url, repository.gun, authorizer),
             pins=RootPins(frozenset(self._arguments.root_key)),
             cache=TrustCache(self.trust_dir, repository.gun),
         )
@@ -185,9 +185,9 @@ def _verify(arguments: argparse.Namespace, desk: Desk) -> int:
     if not reference.tag:
         raise InputError(f"{arguments.image}: expected a tag to verify, got none")
     repository = desk.server(reference.repository).refresh()
-    meta = repository.released(reference.tag)
+    meta = released(repository, reference.tag)
     digest = f"sha256:{meta.sha256.hex()}"
-    signers = repository.signers_of(reference.tag, meta)
+    signers = signers_of(repository, reference.tag, meta)
     if reference.digest is not None and reference.digest.text != digest:
         raise NotSignedError(f"{reference}: another digest is signed, {digest}")
     missing = sorted(set(arguments.signer) - set(signers))

@@ -158,6 +158,18 @@ class ConflictError(RemoteError):
     code = "SI406"
 
 
+class UnavailableError(RemoteError):
+    """The other side answered that it cannot serve now; what it did with a request is unknown."""
+
+    code = "SI408"
+
+
+class WedgedRootError(RemoteError):
+    """The trust server holds a root that it refers to nowhere, and refuses every further one."""
+
+    code = "SI409"
+
+
 class EngineError(RemoteError):
     """The container engine cannot be used, or failed other than by a bad Dockerfile."""
 

@@ -16,7 +16,7 @@ Format: TUF 1.0 as of Notary 0.7 (`docs/protocol.md`, "Role files").
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -275,6 +275,17 @@ class Targets:
         """The state of a role that was never published: version 0, no content."""
         return cls({}, (), {}, 0, Expiry.at(datetime.fromtimestamp(0, timezone.utc)))
 
+    def children(self, name: str) -> tuple[Delegation, ...]:
+        """The delegations that are legal, direct children of *name*, the role of this content.
+
+        Notary passes over all others, and so must everybody who wants to see what it sees.
+        """
+        return tuple(
+            entry
+            for entry in self.delegations
+            if is_delegation(entry.name) and entry.name.rpartition("/")[0] == name
+        )
+
     def with_targets(self, targets: Mapping[str, FileMeta]) -> "Targets":
         """This content with *targets* added or replaced."""
         return replace(self, targets={**self.targets, **targets})
@@ -292,6 +303,31 @@ class Targets:
         return replace(
             self, delegations=delegations, delegation_keys={**self.delegation_keys, **known}
         )
+
+    def without_delegation(self, name: str) -> "Targets":
+        """This content without the delegation *name*, and without keys that nobody uses then."""
+        return self._with_delegations(each for each in self.delegations if each.name != name)
+
+    def without_keys(self, name: str, keyids: Collection[str]) -> "Targets":
+        """This content with *keyids* (TUF key IDs) taken from the delegation *name*.
+
+        A delegation that has no key left is taken away.
+        """
+        kept = []
+        for each in self.delegations:
+            ids = tuple(key_id for key_id in each.role.keyids if key_id not in keyids)
+            if each.name != name:
+                kept.append(each)
+            elif ids:
+                threshold = min(each.role.threshold, len(ids))
+                kept.append(replace(each, role=Role(ids, threshold)))
+        return self._with_delegations(kept)
+
+    def _with_delegations(self, delegations: Iterable[Delegation]) -> "Targets":
+        kept = tuple(delegations)
+        used = {key_id for each in kept for key_id in each.role.keyids}
+        keys = {key_id: key for key_id, key in self.delegation_keys.items() if key_id in used}
+        return replace(self, delegations=kept, delegation_keys=keys)
 
 
 @dataclass(frozen=True, slots=True)

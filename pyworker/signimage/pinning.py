@@ -2,7 +2,8 @@
 
 Rules, for the keys of a root role:
 
-1. Where root keys are pinned, a first root must name one of them.
+1. Where root keys are pinned, a first root must name one of them; where an authority is pinned,
+   it must have issued one. With neither, first use is enough, unless that is switched off.
 2. A root key is a certificate for this repository: its common name is the repository's GUN, or
    a prefix of it followed by `*`.
 3. The certificate is not signed with SHA-1, and an RSA key has at least 2048 bits.
@@ -12,12 +13,13 @@ Rules, for the keys of a root role:
 Specification: Notary 0.7, `trustpinning` (`docs/protocol.md`, "Root").
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from signimage.certificates import Certificate
 from signimage.errors import ExpiredError, FormatError, RootPinError, TrustError
-from signimage.keys import PublicKey, certificate
+from signimage.keys import PublicKey, certificate, certificate_bundle
 from signimage.metadata import ROOT, Root
 
 # Certificates are made on machines whose clocks may run ahead; Notary forgives as much.
@@ -27,23 +29,95 @@ _MIN_RSA_BITS = 2048
 
 @dataclass(frozen=True, slots=True)
 class RootPins:
-    """What makes a first root believable: TUF key IDs of root keys, or first use alone."""
+    """What makes the first root of one repository believable.
+
+    Attributes:
+        key_ids: TUF key IDs of root keys; one of them must be a root key of the root.
+        authorities: Certificates; one of them must have issued a root key's certificate.
+        first_use: Without either, whether the first root that is seen is believed.
+    """
 
     key_ids: frozenset[str] = frozenset()
+    authorities: tuple[Certificate, ...] = ()
+    first_use: bool = True
 
-    def check(self, root: Root, what: str) -> None:
-        """Refuse *root* unless one of its root keys is pinned, or nothing is.
+    @property
+    def is_pinned(self) -> bool:
+        """Whether anything but first use speaks for a root."""
+        return bool(self.key_ids or self.authorities)
+
+    def check(self, root: Root, gun: str, now: datetime, what: str) -> None:
+        """Refuse *root* unless a pin speaks for it, or nothing is pinned and first use is enough.
 
         Raises:
-            RootPinError: There are pins, and none of them is a root key of this root.
+            RootPinError: Nothing speaks for it.
         """
         found = root.roles[ROOT].keyids
-        if self.key_ids and self.key_ids.isdisjoint(found):
+        if self.key_ids:
+            if self.key_ids.isdisjoint(found):
+                raise RootPinError(
+                    f"{what}: expected root key {either(self.key_ids)}, got {either(found)}",
+                    hint="Somebody may have replaced the repository's trust data. Ask its owner "
+                    "whether the root key was renewed, and pin the new ID only if so",
+                )
+        elif self.authorities:
+            if not any(self._is_issued(root.keys[key_id], now) for key_id in found):
+                raise RootPinError(
+                    f"{what}: none of its root keys is certified by the pinned authority",
+                    hint="Ask the owner of the repository who issued its root certificate",
+                )
+        elif not self.first_use:
             raise RootPinError(
-                f"{what}: expected root key {either(self.key_ids)}, got {either(found)}",
-                hint="Somebody may have replaced the repository's trust data. Ask its owner "
-                "whether the root key was renewed, and pin the new ID only if so",
+                f"{what}: nothing is pinned for {gun}, and first use is not trusted",
+                hint=f"If its owner confirms them, pin its root keys: {either(found)}",
             )
+
+    def _is_issued(self, key: PublicKey, now: datetime) -> bool:
+        try:
+            leaf, *others = certificate_bundle(key)
+        except FormatError:
+            return False
+        usable = [each for each in others if each.is_ca and _is_in_force(each, now)]
+        pinned = [each for each in self.authorities if _is_in_force(each, now)]
+        current = leaf
+        for _ in range(len(usable) + 1):
+            if any(current.is_issued_by(each) or current == each for each in pinned):
+                return True
+            current = next((each for each in usable if current.is_issued_by(each)), current)
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class PinRules:
+    """Pins for many repositories, as the `trust_pinning` of Notary's configuration has them.
+
+    `key_ids` go by a GUN or a prefix of GUNs followed by `*`, `authorities` by a prefix of GUNs.
+    """
+
+    key_ids: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    authorities: Mapping[str, tuple[Certificate, ...]] = field(default_factory=dict)
+    first_use: bool = True
+
+    def select(self, gun: str) -> RootPins:
+        """The pins for *gun*: exact key IDs, else the longest prefix, else an authority's."""
+        exact = self.key_ids.get(gun)
+        if exact is not None:
+            return RootPins(key_ids=exact, first_use=self.first_use)
+        stars = {name[:-1]: ids for name, ids in self.key_ids.items() if name.endswith("*")}
+        prefix = _longest(stars, gun)
+        if prefix is not None:
+            return RootPins(key_ids=stars[prefix], first_use=self.first_use)
+        prefix = _longest(self.authorities, gun)
+        authorities = () if prefix is None else self.authorities[prefix]
+        return RootPins(authorities=authorities, first_use=self.first_use)
+
+
+def _longest(prefixes: Iterable[str], gun: str) -> str | None:
+    return max((each for each in prefixes if gun.startswith(each)), key=len, default=None)
+
+
+def _is_in_force(certificate: Certificate, now: datetime) -> bool:
+    return certificate.not_before <= now + _CLOCK_SKEW and now <= certificate.not_after
 
 
 NO_PINS = RootPins()

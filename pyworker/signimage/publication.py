@@ -8,12 +8,21 @@ same question that starts a publication proves it. Intents live in memory only.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from enum import Enum
 
-from signimage.errors import FormatError, InputError, NotASignerError
+from signimage.errors import (
+    ConflictError,
+    FormatError,
+    InputError,
+    NotASignerError,
+    NotSignedError,
+    ThresholdError,
+)
 from signimage.keys import PublicKey, Signer, signature
+from signimage.lookup import released, signing_roles
 from signimage.metadata import (
     LIFETIMES,
     RELEASES,
@@ -29,48 +38,186 @@ from signimage.metadata import (
     payload,
     serialise,
 )
+from signimage.oci import Digest
 from signimage.trust import TrustedRepository, canonical_ids, check_threshold
 
 _SIGNER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,200}")
 
 # For each role to change, its new content; version and expiry are given when it is signed.
-Plan = Callable[[TrustedRepository], Mapping[str, Targets]]
+Changes = Mapping[str, Root | Targets]
+Plan = Callable[[TrustedRepository], Changes]
 
 
-def signing_plan(tags: Mapping[str, FileMeta], key_ids: Sequence[str]) -> Plan:
+class Recovery(Enum):
+    """What to do with a role that is to be signed and is not valid."""
+
+    REFUSE = "refuse"  # let its error end the operation
+    RESIGN = "resign"  # keep its content if it has only expired: its signers did sign it
+    DROP = "drop"  # go on without its content
+
+
+def signing_plan(
+    tags: Mapping[str, FileMeta],
+    key_ids: Sequence[str],
+    *,
+    expected: Mapping[str, Digest | None] | None = None,
+    recovery: Recovery = Recovery.REFUSE,
+) -> Plan:
     """Sign each of *tags*, in every role that keys with these canonical *key_ids* may sign for.
+
+    Args:
+        tags: What each tag is to be.
+        key_ids: Of the keys at hand.
+        expected: For tags that may only replace a certain content: what must be released for
+            them until now; None for a tag that must not be released yet. The plan raises
+            `ConflictError` where something else is, unless it is what we want.
+        recovery: What to do where a role is invalid.
 
     The plan raises `NotASignerError` where the keys may not sign a tag.
     """
 
-    def plan(repository: TrustedRepository) -> Mapping[str, Targets]:
+    def plan(repository: TrustedRepository) -> Changes:
         wanted: dict[str, dict[str, FileMeta]] = {}
+        base: dict[str, Targets] = {}
         for tag, meta in tags.items():
-            for role in repository.signing_roles(tag, key_ids):
-                if repository.targets(role).targets.get(tag) != meta:
+            for role in signing_roles(repository, tag, key_ids):
+                if role not in base:
+                    base[role] = continued(repository, role, recovery)
+                if base[role].targets.get(tag) != meta or repository.rejection(role):
                     wanted.setdefault(role, {})[tag] = meta
+        if wanted and expected:
+            for tag in expected:
+                _check_expected(repository, tag, tags[tag], expected[tag])
+        return {role: base[role].with_targets(entries) for role, entries in wanted.items()}
+
+    return plan
+
+
+def continued(repository: TrustedRepository, role: str, recovery: Recovery) -> Targets:
+    """The content that a new version of *role* builds on.
+
+    Raises:
+        TrustError: The role is invalid, and *recovery* does not apply.
+    """
+    rejection = repository.rejection(role)
+    if rejection is None or recovery is Recovery.REFUSE:
+        return repository.targets(role)
+    if rejection.expired is not None and recovery is Recovery.RESIGN:
+        return rejection.expired
+    if recovery is Recovery.DROP:
+        return replace(Targets.empty(), version=rejection.version)
+    raise rejection.error
+
+
+def witness_plan(roles: Sequence[str], recovery: Recovery = Recovery.RESIGN) -> Plan:
+    """Sign *roles* that are invalid again; valid ones are left alone."""
+
+    def plan(repository: TrustedRepository) -> Changes:
         return {
-            role: repository.targets(role).with_targets(entries) for role, entries in wanted.items()
+            role: continued(repository, role, recovery)
+            for role in roles
+            if repository.rejection(role) is not None
         }
 
     return plan
 
 
-def signer_plan(name: str, keys: Sequence[PublicKey]) -> Plan:
+def signer_plan(name: str, keys: Sequence[PublicKey], *, again: bool = False) -> Plan:
     """Let *keys* sign every tag as the signer *name*, and release what they sign, as Docker does.
 
+    Args:
+        name: The signer's name.
+        keys: Any one of them may sign.
+        again: Allow a name that a removed signer had. The server keeps that signer's last file:
+            with the same key, every signature in it would count again.
+
     Raises:
-        InputError: *name* is not a legal signer name.
+        InputError: *name* is not a legal signer name. The plan raises it for a name that was
+            used before.
     """
     check_signer_name(name)
     role = f"{TARGETS}/{name}"
 
-    def plan(repository: TrustedRepository) -> Mapping[str, Targets]:
+    def plan(repository: TrustedRepository) -> Changes:
         top = repository.targets()
+        is_known = any(entry.name == role for entry in top.delegations)
+        if not is_known and not again and role in repository.snapshot.body.meta:
+            raise InputError(
+                f"signer {name} of {repository.gun} was removed once, and the trust server still "
+                "holds what it signed",
+                hint="Choose another name, or allow its signatures to count again",
+            )
         wanted = top.with_delegation(role, keys).with_delegation(RELEASES, keys)
         return {} if wanted == top else {TARGETS: wanted}
 
     return plan
+
+
+def signer_removal_plan(name: str, key_ids: Collection[str]) -> Plan:
+    """Take from the signer *name* the right to sign; `targets/releases` stays valid.
+
+    Where a key of the signer made the last signature of `targets/releases`, that role is signed
+    again in the same publication, by a remaining key that is at hand.
+
+    Args:
+        name: The signer's name.
+        key_ids: Canonical IDs of all keys at hand, those of signers included.
+
+    The plan raises `NotASignerError` where nobody at hand may sign `targets/releases` again.
+    """
+    role = f"{TARGETS}/{name}"
+
+    def plan(repository: TrustedRepository) -> Changes:
+        top = repository.targets()
+        entry = next((each for each in top.delegations if each.name == role), None)
+        if entry is None:
+            return {}
+        wanted = top.without_delegation(role)
+        shared = {each for other in wanted.children(TARGETS) if other.name != RELEASES
+                  for each in other.role.keyids}  # fmt: skip
+        wanted = wanted.without_keys(RELEASES, set(entry.role.keyids) - shared)
+        changes: dict[str, Root | Targets] = {TARGETS: wanted}
+        if _must_sign_again(repository, wanted):
+            left = next(each for each in wanted.delegations if each.name == RELEASES)
+            if set(key_ids).isdisjoint(canonical_ids(left.role, wanted.delegation_keys)):
+                raise NotASignerError(
+                    f"signer {name} signed {RELEASES} of {repository.gun} last, and no key of "
+                    "another signer is at hand to sign it again",
+                    hint="Remove the signer where such a key is, or let another signer sign "
+                    "any tag first",
+                )
+            changes[RELEASES] = repository.targets(RELEASES)
+        return changes
+
+    return plan
+
+
+def _must_sign_again(repository: TrustedRepository, top: Targets) -> bool:
+    """Whether `targets/releases`, valid until now, would not be under the new *top*."""
+    data = repository.files.get(RELEASES)
+    left = next((each for each in top.delegations if each.name == RELEASES), None)
+    if data is None or left is None:
+        return False
+    signed = Signed.parse(data, Targets, what=RELEASES)
+    try:
+        check_threshold(signed, left.role, top.delegation_keys, RELEASES)
+    except ThresholdError:
+        return True
+    return False
+
+
+def _check_expected(
+    repository: TrustedRepository, tag: str, wanted: FileMeta, expected: Digest | None
+) -> None:
+    try:
+        found: bytes | None = released(repository, tag).sha256
+    except NotSignedError:
+        found = None
+    if found not in (expected.raw if expected else None, wanted.sha256):
+        raise ConflictError(
+            f"{repository.gun}:{tag}: expected {expected or 'no signature'} until now, "
+            f"got {f'sha256:{found.hex()}' if found else 'none'}"
+        )
 
 
 def check_signer_name(name: str) -> None:
@@ -107,6 +254,57 @@ def first_files(
         ROOT: signed_file(ROOT, root, root.roles[ROOT], root.keys, signers),
         TARGETS: signed_file(TARGETS, targets, root.roles[TARGETS], root.keys, signers),
     }
+
+
+def signed_files(
+    repository: TrustedRepository,
+    changes: Changes,
+    versions: Mapping[str, int],
+    signers: Mapping[str, Signer],
+) -> dict[str, bytes]:
+    """The files that carry *changes* out, signed by the keys that speak for each role then.
+
+    Raises:
+        NotASignerError: Fewer keys of a role are at hand than it needs.
+    """
+    files = {}
+    for role, content in changes.items():
+        lifetime = LIFETIMES[ROOT if role == ROOT else TARGETS]
+        expires = Expiry.at(repository.now + lifetime)
+        new = replace(content, version=versions[role], expires=expires)
+        if isinstance(new, Root):
+            files[role] = signed_root(repository.root.body, new, signers)
+            continue
+        keys = _role_keys(repository, changes, role)
+        files[role] = signed_file(role, new, *keys, signers)
+    return files
+
+
+def signed_root(old: Root, new: Root, signers: Mapping[str, Signer]) -> bytes:
+    """The file of a root that follows *old*: signed by the old root role and by its own.
+
+    Raises:
+        NotASignerError: Too few keys of either are at hand.
+    """
+    before, after = old.roles[ROOT], new.roles[ROOT]
+    everyone = Role(tuple(dict.fromkeys((*after.keyids, *before.keyids))), after.threshold)
+    data = signed_file(ROOT, new, everyone, {**old.keys, **new.keys}, signers)
+    check_threshold(Signed.parse(data, Root, what="new root"), before, old.keys, "new root")
+    return data
+
+
+def _role_keys(
+    repository: TrustedRepository, changes: Changes, role: str
+) -> tuple[Role, Mapping[str, PublicKey]]:
+    """Who may sign *role* once *changes* are in force: they may change that, too."""
+    if role == TARGETS and isinstance(root := changes.get(ROOT), Root):
+        return root.roles[TARGETS], root.keys
+    parent = changes.get(role.rpartition("/")[0])
+    if isinstance(parent, Targets):
+        for entry in parent.delegations:
+            if entry.name == role:
+                return entry.role, parent.delegation_keys
+    return repository.role_keys(role)
 
 
 def signed_file(

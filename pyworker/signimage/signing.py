@@ -16,6 +16,7 @@ from typing import Protocol
 
 from signimage.errors import HashMismatchError, NotASignerError, SignImageError
 from signimage.keys import Signer
+from signimage.lookup import released, signers_of, signing_roles
 from signimage.metadata import RELEASES, ROOT, TARGETS, FileMeta
 from signimage.notary import TrustServer
 from signimage.oci import Digest, Repository
@@ -143,7 +144,7 @@ def check_may_sign(repository: TrustedRepository, tag: str, key_id: str) -> None
         NotASignerError: The key may not sign the tag, or is missing from `targets/releases`.
         TrustError: A role that it must sign is invalid.
     """
-    roles = repository.signing_roles(tag, [key_id])
+    roles = signing_roles(repository, tag, [key_id])
     if RELEASES not in roles and TARGETS not in roles:
         raise NotASignerError(
             f"key {key_id} may sign {repository.gun}:{tag} as {', '.join(roles)}, but not in "
@@ -204,14 +205,14 @@ def verified(repository: TrustedRepository, order: Order, digest: Digest) -> Sig
     """
     signers: list[tuple[str, ...]] = []
     for tag in order.tags:
-        meta = repository.released(tag)
+        meta = released(repository, tag)
         if meta.sha256 != digest.raw:
             raise HashMismatchError(
                 f"{repository.gun}:{tag}: expected {digest} to be signed, "
                 f"got sha256:{meta.sha256.hex()}",
                 hint="Somebody else signed the tag at the same moment",
             )
-        signers.append(repository.signers_of(tag, meta))
+        signers.append(signers_of(repository, tag, meta))
     root = repository.root.body
     return SignedImage(
         repository=order.repository,

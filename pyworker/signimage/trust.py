@@ -26,53 +26,58 @@ it gets that error: an invalid `targets/releases` never falls back to `targets`.
 Specification: TUF 1.0 section 5 as Notary 0.7 practises it (`docs/protocol.md`).
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from signimage.errors import (
     ExpiredError,
     FormatError,
-    NotASignerError,
-    NotSignedError,
     RollbackError,
     RootPinError,
     ThresholdError,
     TrustError,
 )
-from signimage.keys import PublicKey
+from signimage.keys import PublicKey, certificate
 from signimage.metadata import (
-    RELEASES,
     ROOT,
     SNAPSHOT,
     TARGETS,
     TIMESTAMP,
     Body,
     Delegation,
-    FileMeta,
     Role,
     Root,
     Signed,
     Snapshot,
     Targets,
     Timestamp,
-    is_delegation,
 )
-from signimage.pinning import NO_PINS, RootPins, certified_keys, either
+from signimage.pinning import NO_PINS, RootPins, certified_keys
 
 # Docker writes one delegation per signer and one more; Notary's own tests go to 1000.
 _MAX_DELEGATIONS = 2000
+# Notary's clients refuse to publish within this time of the root's expiry; we only warn.
+_ROOT_WARNING = timedelta(days=183)
 
 B = TypeVar("B", bound=Body)
 
 
 @dataclass(frozen=True, slots=True)
-class Signer:
-    """A delegation as people see it: its name and the canonical IDs of its keys."""
+class Rejection:
+    """Why a delegation's file is not believed, and what may be taken from it all the same.
 
-    name: str
-    key_ids: tuple[str, ...]
+    Attributes:
+        error: The rule it breaks.
+        version: Its version, which is used up; 0 where the file cannot be read.
+        expired: Its content, if expiry is all that is wrong: its signers did sign it.
+    """
+
+    error: TrustError | FormatError
+    version: int = 0
+    expired: Targets | None = None
 
 
 @dataclass(slots=True)
@@ -98,12 +103,12 @@ class TrustedRepository:
     _timestamp: Signed[Timestamp] | None = None
     _snapshot: Signed[Snapshot] | None = None
     _targets: dict[str, Signed[Targets]] = field(default_factory=dict)
-    _rejected: dict[str, TrustError | FormatError] = field(default_factory=dict)
+    _rejected: dict[str, Rejection] = field(default_factory=dict)
 
     # --- Loading, in this order ---
 
-    def trust_first_root(self, data: bytes) -> None:
-        """Believe a root that nothing is known about yet (rules 1, 2, 4, 5, 7).
+    def trust_first_root(self, data: bytes, *, newest: bool = True) -> None:
+        """Believe a root that nothing is known about yet (rules 1, 2, 5, 7; 4 if the *newest*).
 
         Raises:
             RootPinError: It is not the pinned one.
@@ -111,22 +116,21 @@ class TrustedRepository:
         """
         what = self._name(ROOT)
         new = Signed.parse(data, Root, what=what)
-        self.pins.check(new.body, what)
-        self._check_self_signed(new, what, expired=False)
-        self._check_floor(ROOT, new.body, what)
-        self._check_expiry(new.body, what)
+        self.pins.check(new.body, self.gun, self.now, what)
+        self._check_self_signed(new, what, expired=not newest)
+        if newest:
+            self._check_floor(ROOT, new.body, what)
+            self._check_expiry(new.body, what)
         self._accept_root(new, data)
 
     def resume_root(self, data: bytes) -> None:
-        """Believe a root kept from an earlier run; it was judged then, and may have expired.
+        """Believe a root kept from before; it was judged then, and may have expired since.
 
         Raises:
-            RootPinError: Pins were given since, and this root does not match them.
             TrustError: It does not even hold by its own keys.
         """
         what = f"kept {self._name(ROOT)}"
         kept = Signed.parse(data, Root, what=what)
-        self.pins.check(kept.body, what)
         self._check_self_signed(kept, what, expired=True)
         self._accept_root(kept, data)
 
@@ -154,8 +158,8 @@ class TrustedRepository:
                 "Ask its owner before you forget the old root",
             ) from error
         self._check_self_signed(new, what, expired=not newest)
-        self._check_floor(ROOT, new.body, what)
         if newest:
+            self._check_floor(ROOT, new.body, what)
             self._check_expiry(new.body, what)
         self._accept_root(new, data)
 
@@ -176,6 +180,7 @@ class TrustedRepository:
     def load_timestamp(self, data: bytes) -> None:
         """Believe the server's freshest word (rules 1 to 4)."""
         self._check_expiry(self.root.body, self._name(ROOT))
+        self._warn_of_root_expiry()
         self._timestamp = self._checked(data, Timestamp, TIMESTAMP)
         self._snapshot = None
 
@@ -207,16 +212,17 @@ class TrustedRepository:
 
     def load_delegation(self, name: str, data: bytes) -> None:
         """Judge the delegation *name* (rules 1 to 4); a failure is kept for who needs the role."""
-        parent, delegation = self._delegation(name)
         what = self._name(name)
+        signed: Signed[Targets] | None = None
         try:
             self.snapshot.body.meta[name].check(data, what=what)
             signed = Signed.parse(data, Targets, what=what)
-            check_threshold(signed, delegation.role, parent.delegation_keys, what)
+            check_threshold(signed, *self.role_keys(name), what)
             self._check_floor(name, signed.body, what)
             self._check_expiry(signed.body, what)
         except (TrustError, FormatError) as error:
-            self._rejected[name] = error
+            content = signed.body if signed and isinstance(error, ExpiredError) else None
+            self._rejected[name] = Rejection(error, signed.body.version if signed else 0, content)
             self.warnings.append(error.sentence)
             return
         self._targets[name] = signed
@@ -247,11 +253,21 @@ class TrustedRepository:
             TrustError: The role exists and is invalid.
         """
         if name in self._rejected:
-            raise self._rejected[name]
+            raise self._rejected[name].error
         signed = self._targets.get(name)
         if signed is None and name == TARGETS:
             raise RuntimeError("targets are asked for before they were loaded")
         return Targets.empty() if signed is None else signed.body
+
+    def rejection(self, name: str) -> Rejection | None:
+        """Why the delegation *name* is not believed; None when it is, or was never published."""
+        return self._rejected.get(name)
+
+    def admits(self, name: str, target: str) -> bool:
+        """Whether the role *name* may speak for *target*: by its paths and all its parents'."""
+        if name == TARGETS:
+            return True
+        return self._delegation(name)[1].admits(target) and self.admits(_parent(name), target)
 
     def delegations(self) -> Iterator[Delegation]:
         """Every delegation that a believed role names, parents before children.
@@ -266,8 +282,8 @@ class TrustedRepository:
         count = 0
         for parent in pending:  # grows while it is walked: children become known by loading
             signed = self._targets.get(parent)
-            for entry in signed.body.delegations if signed else ():
-                if not _is_child(parent, entry.name) or entry.name in pending:
+            for entry in signed.body.children(parent) if signed else ():
+                if entry.name in pending:
                     continue
                 count += 1
                 if count > _MAX_DELEGATIONS:
@@ -276,47 +292,6 @@ class TrustedRepository:
                     )
                 pending.append(entry.name)
                 yield entry
-
-    def signers(self) -> tuple[Signer, ...]:
-        """Who may sign: the direct delegations of `targets`, in its order, without `releases`."""
-        top = self.targets()
-        return tuple(
-            Signer(entry.signer, canonical_ids(entry.role, top.delegation_keys))
-            for entry in top.delegations
-            if entry.name != RELEASES and _is_child(TARGETS, entry.name)
-        )
-
-    def signing_roles(self, tag: str, key_ids: Collection[str]) -> tuple[str, ...]:
-        """The roles that keys with these canonical *key_ids* must publish *tag* to.
-
-        As Docker does it: with delegations, every direct one that admits the tag and has one of
-        the keys; `targets` itself only while there are no delegations at all.
-
-        Raises:
-            NotASignerError: There is no such role.
-        """
-        top = self.targets()
-        if not top.delegations:
-            root = self.root.body
-            if not set(key_ids).isdisjoint(canonical_ids(root.roles[TARGETS], root.keys)):
-                return (TARGETS,)
-            raise self._not_a_signer(key_ids)
-        mine = [
-            entry
-            for entry in top.delegations
-            if _is_child(TARGETS, entry.name)
-            and not set(key_ids).isdisjoint(canonical_ids(entry.role, top.delegation_keys))
-        ]
-        if not mine:
-            raise self._not_a_signer(key_ids)
-        roles = tuple(entry.name for entry in mine if entry.admits(tag))
-        if not roles:
-            paths = ", ".join(sorted({path for entry in mine for path in entry.paths or ()}))
-            raise NotASignerError(
-                f"key {either(key_ids)} may sign in {self.gun}, but not the tag {tag}; "
-                f"its paths are {paths or 'none'}"
-            )
-        return roles
 
     def role_keys(self, name: str) -> tuple[Role, Mapping[str, PublicKey]]:
         """Who may sign the role *name*, with the keys by TUF key ID.
@@ -328,31 +303,6 @@ class TrustedRepository:
             return self.root.body.roles[name], self.root.body.keys
         parent, delegation = self._delegation(name)
         return delegation.role, parent.delegation_keys
-
-    def released(self, tag: str) -> FileMeta:
-        """What a consumer gets for *tag*: the entry of `targets/releases`, else of `targets`.
-
-        Raises:
-            TrustError: `targets/releases` exists and is invalid.
-            NotSignedError: Neither has the tag.
-        """
-        has_releases = any(entry.name == RELEASES for entry in self.targets().delegations)
-        for name in (RELEASES, TARGETS) if has_releases else (TARGETS,):
-            meta = self._entry(name, tag)
-            if meta is not None:
-                return meta
-        raise NotSignedError(
-            f"{self.gun}:{tag} is not signed: neither {RELEASES} nor {TARGETS} has the tag"
-        )
-
-    def signers_of(self, tag: str, meta: FileMeta) -> tuple[str, ...]:
-        """Names of the signers whose own role holds *tag* with the same SHA-256 hash."""
-        return tuple(
-            signer.name
-            for signer in self.signers()
-            if f"targets/{signer.name}" not in self._rejected
-            and _same(self._entry(f"targets/{signer.name}", tag), meta)
-        )
 
     # --- The rules ---
 
@@ -384,6 +334,20 @@ class TrustedRepository:
                 hint="If the clock is right, the owner of the role must sign it again",
             )
 
+    def _warn_of_root_expiry(self) -> None:
+        root = self.root.body
+        ends = [root.expires.moment]
+        for key_id in root.roles[ROOT].keyids:
+            with suppress(FormatError):
+                ends.append(certificate(root.keys[key_id]).not_after)
+        if min(ends) < self.now + _ROOT_WARNING:
+            sentence = (
+                f"{self._name(ROOT)} or its certificate expires at {min(ends):%Y-%m-%d}; its owner "
+                "must renew it with the root key before then"
+            )
+            if sentence not in self.warnings:
+                self.warnings.append(sentence)
+
     def _check_self_signed(self, signed: Signed[Root], what: str, *, expired: bool) -> None:
         role = signed.body.roles[ROOT]
         keys = certified_keys(signed.body, self.gun, self.now, what=what, allow_expired=expired)
@@ -401,27 +365,11 @@ class TrustedRepository:
     # --- Delegations ---
 
     def _delegation(self, name: str) -> tuple[Targets, Delegation]:
-        parent = self._targets.get(name.rpartition("/")[0])
-        for entry in parent.body.delegations if parent else ():
-            if parent is not None and entry.name == name and is_delegation(name):
+        parent = self._targets.get(_parent(name))
+        for entry in parent.body.children(_parent(name)) if parent else ():
+            if parent is not None and entry.name == name:
                 return parent.body, entry
         raise TrustError(f"{self.gun} has no delegation {name}")
-
-    def _entry(self, name: str, tag: str) -> FileMeta | None:
-        """The entry for *tag* in the role *name*, if that role may hold it."""
-        meta = self.targets(name).targets.get(tag)
-        if meta is not None and name != TARGETS and not self._delegation(name)[1].admits(tag):
-            return None
-        return meta
-
-    def _not_a_signer(self, key_ids: Collection[str]) -> NotASignerError:
-        signers = ", ".join(f"{each.name} ({either(each.key_ids)})" for each in self.signers())
-        have = f"its signers are {signers}" if signers else "it has no signers yet"
-        return NotASignerError(
-            f"key {either(key_ids)} is not a signer of {self.gun}; {have}",
-            hint=f"Its owner can add the key with: signimage signer add --key FILE.pub NAME "
-            f"{self.gun}",
-        )
 
     def _name(self, role: str) -> str:
         return f"{role} of {self.gun}"
@@ -465,12 +413,8 @@ def check_threshold(
         )
 
 
-def _is_child(parent: str, name: str) -> bool:
-    return is_delegation(name) and name.rpartition("/")[0] == parent
-
-
-def _same(one: FileMeta | None, other: FileMeta) -> bool:
-    return one is not None and bool(one.sha256) and one.sha256 == other.sha256
+def _parent(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 T = TypeVar("T")

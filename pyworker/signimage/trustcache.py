@@ -1,41 +1,115 @@
-"""Verified role files kept between runs, where Docker's and Notary's clients keep theirs.
+"""What is kept of a repository between runs: verified files, version floors, and a lock.
 
-Only what `signimage.trust` has accepted is ever written here, and a file is replaced whole or
-not at all: readers in other processes see the old one or the new one.
+Rules of this file:
 
-Layout: `<trust directory>/tuf/<GUN>/metadata/<role>.json`, folders 0700, files 0600
-(`docs/protocol.md`, "Cache").
+1. Only what `signimage.trust` has accepted is ever written here, and a file is replaced whole or
+   not at all: readers in other processes see the old one or the new one.
+2. The role files lie where Docker's and Notary's clients keep theirs, for all to share:
+   `<trust directory>/tuf/<GUN>/metadata/<role>.json`, folders 0700, files 0600.
+3. The floors lie elsewhere, `<trust directory>/signimage/<GUN>/floors.json`: people delete the
+   cache to get rid of a problem, and that must not make an old state believable again.
+4. Floors only rise. `forget` is the one way back, for a repository that was created anew.
+
+`docs/protocol.md`, "Cache".
 """
 
+import json
 import os
+import shutil
+import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from signimage.errors import FormatError
+
+_MAX_FLOORS = 1024 * 1024  # bytes; 2000 delegations need a tenth
 
 
 class TrustCache:
-    """The kept files of one repository; a kept root is the pin for every later run."""
+    """What is kept of one repository; a kept root is the pin for every later run."""
 
     def __init__(self, trust_dir: Path, gun: str) -> None:
-        self._directory = trust_dir / "tuf" / gun / "metadata"
+        self._gun = gun
+        self._metadata = trust_dir / "tuf" / gun / "metadata"
+        self._own = trust_dir / "signimage" / gun
 
     def read(self, role: str) -> bytes | None:
         """The kept file of *role*; None when there is none."""
         try:
-            return (self._directory / f"{role}.json").read_bytes()
+            return (self._metadata / f"{role}.json").read_bytes()
         except FileNotFoundError:
             return None
 
-    def write(self, role: str, data: bytes) -> None:
-        """Keep the verified file of *role*, whole or not at all."""
-        path = self._directory / f"{role}.json"
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".", dir=path.parent)
+    def write(self, files: Mapping[str, bytes], floors: Mapping[str, int]) -> None:
+        """Keep the verified *files*, by role, and raise the *floors*, which come first."""
+        kept = self.floors()
+        raised = {**kept, **{role: max(floors[role], kept.get(role, 0)) for role in floors}}
+        if raised != kept:
+            _replace(self._own / "floors.json", json.dumps(raised, sort_keys=True).encode())
+        for role, data in files.items():
+            if self.read(role) != data:
+                _replace(self._metadata / f"{role}.json", data)
+
+    def floors(self) -> dict[str, int]:
+        """The highest version ever believed, by role.
+
+        Raises:
+            FormatError: The file is damaged; nothing may be believed on that ground.
+        """
+        path = self._own / "floors.json"
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            Path(name).replace(path)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                Path(name).unlink()
-            raise
+            with path.open("rb") as file:
+                value = json.loads(file.read(_MAX_FLOORS))
+        except FileNotFoundError:
+            return {}
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(path) from error
+        if not isinstance(value, dict) or not all(type(each) is int for each in value.values()):
+            raise self._damaged(path)
+        return value
+
+    def forget(self) -> None:
+        """Forget the repository: its files, its floors, and with them the pin of its root."""
+        shutil.rmtree(self._metadata.parent, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            (self._own / "floors.json").unlink()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other publishers on this machine waiting: they would only collide at the server."""
+        self._own.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self._own / "lock").open("ab") as file:
+            _lock(file.fileno())
+            yield  # closing the file gives the lock back, also when the process is killed
+
+    def _damaged(self, path: Path) -> FormatError:
+        return FormatError(
+            f"version floors of {self._gun}: {path} is damaged",
+            hint=f"Find out who changed it; then run: signimage repo forget {self._gun}",
+        )
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=".", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            Path(name).unlink()
+        raise
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt  # noqa: PLC0415 -- exists on Windows alone
+
+        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
+    else:
+        import fcntl  # noqa: PLC0415 -- does not exist on Windows
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)

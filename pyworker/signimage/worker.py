@@ -44,12 +44,13 @@ from signimage.errors import InputError, PassphraseError, SignImageError
 from signimage.keyfile import KeyFile
 from signimage.keys import PrivateKey
 from signimage.keystore import REPOSITORY_VARIABLE, ROOT_VARIABLE, KeyStore
-from signimage.notary import TrustServer, default_trust_server
+from signimage.notary import TrustServer
 from signimage.oci import Digest, Repository, check_tag
 from signimage.pinning import RootPins
 from signimage.registry import Registry, TokenAuthorizer
 from signimage.signing import Order, SignedImage, build_push_sign
 from signimage.transport import Credentials, Transport, TransportSettings
+from signimage.trustapi import TrustApi, default_trust_server
 
 _COMMANDS = ("buildAndPush",)
 _KEY_ID = re.compile(r"[0-9a-fA-F]{64}")
@@ -97,7 +98,7 @@ def main() -> int:
     except SignImageError as error:
         task.set_result(Result.FAILED, error.sentence, code=error.code)
     except TaskError as error:
-        task.set_result(Result.FAILED, str(error), code=InputError.code)
+        task.set_result(Result.FAILED, InputError(str(error)).sentence, code=InputError.code)
     return 0
 
 
@@ -218,14 +219,23 @@ def _login(task: Task) -> RegistryLogin | None:
     connection_id = _text(task, "containerRegistry")
     if not connection_id:
         return None
-    authorization = task.get_endpoint_authorization(connection_id)
+    try:
+        authorization = task.get_endpoint_authorization(connection_id)
+    except TaskError as error:
+        raise InputError(
+            str(error), hint="Check that the connection exists and that this pipeline may use it"
+        ) from error
     connection = ServiceConnection(
         id=connection_id,
         scheme=authorization.scheme
         or task.get_endpoint_authorization_scheme(connection_id, required=False),
         url=task.get_endpoint_url(connection_id, required=False),
         parameters={name.lower(): value for name, value in authorization.parameters.items()},
-        data={"registrytype": task.get_endpoint_data_parameter(connection_id, "registrytype")},
+        data={
+            "registrytype": task.get_endpoint_data_parameter(
+                connection_id, "registrytype", required=False
+            )
+        },
     )
     return registry_login(connection)
 
@@ -289,11 +299,11 @@ def _debug_log(task: Task) -> Callable[..., object]:
     import structlog  # noqa: PLC0415 -- 40 ms that only a debugged step spends
 
     class Lines:
-        def msg(self, line: str) -> None:
+        def info(self, line: str) -> None:
             task.debug(line)
 
     renderer = structlog.processors.LogfmtRenderer(key_order=["event"])
-    tell: Callable[..., object] = structlog.wrap_logger(Lines(), processors=[renderer]).msg
+    tell: Callable[..., object] = structlog.wrap_logger(Lines(), processors=[renderer]).info
     return tell
 
 
@@ -313,13 +323,9 @@ def _signing_key(transport: Transport, inputs: Inputs, folder: Path) -> PrivateK
 
 def _trust_server(transport: Transport, inputs: Inputs) -> TrustServer:
     gun = inputs.repository.gun
-    return TrustServer(
-        transport,
-        inputs.trust_server,
-        gun,
-        authorizer=TokenAuthorizer(transport, inputs.credentials, f"repository:{gun}:pull,push"),
-        pins=RootPins(inputs.root_keys),
-    )
+    authorizer = TokenAuthorizer(transport, inputs.credentials, f"repository:{gun}:pull,push")
+    api = TrustApi(transport, inputs.trust_server, gun, authorizer)
+    return TrustServer(api, pins=RootPins(inputs.root_keys))
 
 
 def _build_request(task: Task, inputs: Inputs) -> tuple[BuildRequest, str]:

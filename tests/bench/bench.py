@@ -30,6 +30,7 @@ from signimage.keys import PublicKey
 from signimage.keystore import REPOSITORY_VARIABLE, ROOT_VARIABLE, KeyStore, Passphrases
 from signimage.notary import TrustServer
 from signimage.transport import Transport, TransportSettings
+from signimage.trustapi import TrustApi
 from task.agent import Agent, Endpoint, SecureFile, Step
 from task.devops import DevOps
 from task.packaged import build_vsix, unpack
@@ -91,7 +92,7 @@ class Bench:
         repository = f"{self.stack.registry}/bench/{name}"
         passphrases = Passphrases(_PASSPHRASES)
         with Transport(TransportSettings(ca_files=(self.ca_file,))) as transport:
-            server = TrustServer(transport, self.recorder.url, repository)
+            server = TrustServer(TrustApi(transport, self.recorder.url, repository))
             initialise_repository(server, self.store, passphrases)
             key = generate_key(self.store, passphrases, name, self.folder)
             public = PublicKey.from_pem(key.public.read_bytes())

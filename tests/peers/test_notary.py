@@ -23,11 +23,13 @@ from signimage.errors import (
 )
 from signimage.keys import PrivateKey, PublicKey
 from signimage.keystore import KeyStore, Passphrases
+from signimage.lookup import released, signers_of
 from signimage.metadata import RELEASES, ROOT, FileMeta
 from signimage.notary import TrustServer
 from signimage.pinning import RootPins
 from signimage.publication import signing_plan
 from signimage.transport import Transport, TransportSettings
+from signimage.trustapi import TrustApi
 from signimage.trustcache import TrustCache
 
 PASSPHRASES = {
@@ -53,9 +55,7 @@ class Workstation:
         """Our client; without *cache* it is a first visitor."""
         transport = Transport(TransportSettings(ca_files=(self.stack.ca_file,)))
         return TrustServer(
-            transport,
-            self.stack.trust_server,
-            self.gun,
+            TrustApi(transport, self.stack.trust_server, self.gun),
             pins=pins or RootPins(),
             cache=TrustCache(self.config / "trust", self.gun) if cache else None,
         )
@@ -141,7 +141,7 @@ def test_a_repository_of_docker_is_signed_by_us_and_then_by_docker_again(
     seen = workstation.inspected()
     assert [signer["Name"] for signer in seen["Signers"]] == ["dave", "carol"]
     assert seen["SignedTags"][0]["SignedTag"] == "ours"
-    assert workstation.server().refresh().signers_of("ours", IMAGE) == ("carol",)
+    assert signers_of(workstation.server().refresh(), "ours", IMAGE) == ("carol",)
 
 
 def test_a_repository_of_notary_without_delegations_is_signed_with_its_targets_key(
@@ -182,8 +182,8 @@ def test_the_last_writer_of_a_tag_wins_and_only_its_signers_are_shown(
     workstation.sign(ci, "1.0")
     workstation.sign(qa, "1.0", image=OTHER)
     repository = workstation.server().refresh()
-    assert repository.released("1.0") == OTHER
-    assert repository.signers_of("1.0", OTHER) == ("qa",)
+    assert released(repository, "1.0") == OTHER
+    assert signers_of(repository, "1.0", OTHER) == ("qa",)
 
 
 def test_sixteen_publishers_at_once_lose_nothing(workstation: Workstation) -> None:
@@ -259,13 +259,13 @@ def test_a_kept_newer_version_is_a_floor(workstation: Workstation) -> None:
 
 
 def test_another_authority_is_not_trusted(workstation: Workstation) -> None:
-    server = TrustServer(Transport(), workstation.stack.trust_server, workstation.gun)
+    server = TrustServer(TrustApi(Transport(), workstation.stack.trust_server, workstation.gun))
     with pytest.raises(CertificateError, match="trust server https://localhost"):
         server.refresh()
 
 
 def test_a_server_that_is_not_there_is_unreachable() -> None:
-    server = TrustServer(Transport(), "https://localhost:1", "localhost/x")
+    server = TrustServer(TrustApi(Transport(), "https://localhost:1", "localhost/x"))
     with pytest.raises(UnreachableError, match="trust server https://localhost:1"):
         server.refresh()
 
@@ -273,7 +273,7 @@ def test_a_server_that_is_not_there_is_unreachable() -> None:
 @pytest.mark.parametrize("url", ["http://localhost", "localhost", "https://", "https://u@h", ""])
 def test_only_https_urls_are_trust_servers(url: str) -> None:
     with pytest.raises(InputError, match="trust server: expected an https:// URL"):
-        TrustServer(Transport(), url, "localhost/x")
+        TrustApi(Transport(), url, "localhost/x")
 
 
 def test_what_would_brick_a_repository_is_never_sent(workstation: Workstation) -> None:

@@ -32,7 +32,7 @@ from signimage.trust import TrustedRepository
 
 GUN = "registry.example/team/app"
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
-LATER = Expiry.at(NOW + timedelta(days=100))
+LATER = Expiry.at(NOW + timedelta(days=400))
 PAST = Expiry.at(NOW - timedelta(days=1))
 IMAGE = FileMeta(529, {"sha256": bytes(range(32))})
 

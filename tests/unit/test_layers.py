@@ -30,7 +30,7 @@ _LAYERS = (
     ("signing", "administration"),
     # clients
     ("notary", "engine", "azure"),
-    ("registry",),
+    ("registry", "trustapi"),
     # I/O tools
     ("keystore", "trustcache", "dockerconfig", "dockerfile"),
     ("transport",),
@@ -38,6 +38,7 @@ _LAYERS = (
     ("response",),
     # pure core
     ("publication",),
+    ("lookup",),
     ("trust",),
     ("pinning",),
     ("metadata",),

@@ -22,11 +22,13 @@ from signimage.errors import (
     UnauthorizedError,
     UnreachableError,
 )
+from signimage.lookup import released, signers, signers_of, signing_roles
 from signimage.metadata import RELEASES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, FileMeta
 from signimage.notary import Publication, TrustServer
 from signimage.pinning import RootPins
 from signimage.publication import signer_plan, signing_plan
 from signimage.transport import Transport, TransportSettings
+from signimage.trustapi import TrustApi
 from signimage.trustcache import TrustCache
 from unit.certificates import make_authority
 from unit.repositories import GUN, IMAGE, NOW, GoodRepository, content, good_root, key, sign
@@ -55,9 +57,7 @@ class Peer:
 
     def client(self, cache: Path | None = None, pins: RootPins | None = None) -> TrustServer:
         return TrustServer(
-            self.transport,
-            self.server.origin,
-            GUN,
+            TrustApi(self.transport, self.server.origin, GUN),
             pins=pins or RootPins(),
             cache=TrustCache(cache, GUN) if cache else None,
             clock=lambda: NOW,
@@ -81,8 +81,8 @@ def peer(tmp_path: Path) -> Iterator[Peer]:
 def test_signing_fetches_once_sends_once_and_proves_it(peer: Peer) -> None:
     done = peer.sign()
     assert done.roles == ("targets/ci", RELEASES)
-    assert done.repository.released("2.0") == NEW
-    assert done.repository.signers_of("2.0", NEW) == ("ci",)
+    assert released(done.repository, "2.0") == NEW
+    assert signers_of(done.repository, "2.0", NEW) == ("ci",)
     assert peer.model.posts == 1
     names = [line.rpartition("/_trust/tuf/")[2].split(".")[0] for line in peer.server.seen()]
     assert names == [
@@ -115,8 +115,8 @@ def test_what_is_signed_already_is_not_sent_again(peer: Peer) -> None:
 )
 def test_one_mishap_is_survived_without_sending_anything_twice(peer: Peer, fate: Fate) -> None:
     peer.model.fates.append(fate)
-    assert peer.sign().repository.released("2.0") == NEW
-    assert peer.client().refresh().released("1.0") == IMAGE
+    assert released(peer.sign().repository, "2.0") == NEW
+    assert released(peer.client().refresh(), "1.0") == IMAGE
 
 
 def test_a_lost_update_is_noticed_and_published_above_its_used_up_version(peer: Peer) -> None:
@@ -143,7 +143,7 @@ def test_what_a_rival_published_meanwhile_is_kept(peer: Peer) -> None:
     }
     peer.model.fates.append(first(rival))
     repository = peer.sign().repository
-    assert repository.released("rival") == repository.released("2.0") == NEW
+    assert released(repository, "rival") == released(repository, "2.0") == NEW
     assert repository.floors[RELEASES] == 3
 
 
@@ -182,8 +182,8 @@ def test_a_signer_is_added_to_what_is_there(peer: Peer) -> None:
     targets = key("targets")
     plan = signer_plan("qa", [key("qa").public_key])
     done = peer.client().publish(plan, {targets.public_key.canonical_id: targets})
-    assert [signer.name for signer in done.repository.signers()] == ["ci", "qa"]
-    assert done.repository.signing_roles("x", [key("qa").public_key.canonical_id]) == (
+    assert [signer.name for signer in signers(done.repository)] == ["ci", "qa"]
+    assert signing_roles(done.repository, "x", [key("qa").public_key.canonical_id]) == (
         RELEASES,
         "targets/qa",
     )
@@ -267,7 +267,7 @@ def test_a_newer_root_is_followed_step_by_step(peer: Peer, tmp_path: Path) -> No
         _rotate(peer.model, old, new, version)
     repository = peer.client(cache).refresh()
     assert repository.root.body.version == 4
-    assert repository.released("1.0") == IMAGE
+    assert released(repository, "1.0") == IMAGE
 
 
 def test_a_missing_step_to_the_newest_root_is_refused(peer: Peer, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from signimage.errors import (
     ThresholdError,
     TrustError,
 )
+from signimage.lookup import released, signers, signers_of, signing_roles
 from signimage.metadata import (
     RELEASES,
     ROOT,
@@ -49,9 +50,9 @@ Lie = Callable[[GoodRepository], None]
 
 def test_a_good_repository_is_believed() -> None:
     repository = believe(GoodRepository().files())
-    assert repository.released("1.0") == IMAGE
-    assert repository.signers_of("1.0", IMAGE) == ("ci",)
-    assert [signer.name for signer in repository.signers()] == ["ci"]
+    assert released(repository, "1.0") == IMAGE
+    assert signers_of(repository, "1.0", IMAGE) == ("ci",)
+    assert [signer.name for signer in signers(repository)] == ["ci"]
     assert repository.warnings == []
     assert repository.floors == {
         ROOT: 1, TIMESTAMP: 1, SNAPSHOT: 1, TARGETS: 1, "targets/ci": 1, RELEASES: 1,
@@ -61,7 +62,7 @@ def test_a_good_repository_is_believed() -> None:
 def test_only_the_pinned_root_key_is_believed() -> None:
     good = GoodRepository()
     pinned = good.root.roles[ROOT].keyids[0]
-    assert believe(good.files(), pins=RootPins(frozenset({pinned}))).released("1.0") == IMAGE
+    believe(good.files(), pins=RootPins(frozenset({pinned})))
     with pytest.raises(RootPinError, match=f"root of {GUN}: expected root key {'0' * 64}, got"):
         believe(good.files(), pins=RootPins(frozenset({"0" * 64})))
 
@@ -189,7 +190,7 @@ def test_no_base_role_goes_back(role: str) -> None:
 def test_a_delegation_that_goes_back_is_not_believed() -> None:
     repository = believe(GoodRepository().files(), floors={RELEASES: 5})
     with pytest.raises(RollbackError, match=f"{RELEASES} of {GUN}: expected version 5 or later"):
-        repository.released("1.0")
+        released(repository, "1.0")
 
 
 def test_an_invalid_releases_role_never_falls_back_to_targets() -> None:
@@ -198,15 +199,15 @@ def test_an_invalid_releases_role_never_falls_back_to_targets() -> None:
     good.delegated[RELEASES] = replace(good.delegated[RELEASES], expires=PAST)
     repository = believe(good.files())
     with pytest.raises(ExpiredError, match=f"{RELEASES} of {GUN} expired"):
-        repository.released("1.0")
+        released(repository, "1.0")
 
 
 def test_an_invalid_signer_is_not_counted_and_spoils_nobody_else() -> None:
     good = GoodRepository()
     good.signers["targets/ci"] = [key("stranger")]
     repository = believe(good.files())
-    assert repository.released("1.0") == IMAGE
-    assert repository.signers_of("1.0", IMAGE) == ()
+    assert released(repository, "1.0") == IMAGE
+    assert signers_of(repository, "1.0", IMAGE) == ()
     assert len(repository.warnings) == 1
     with pytest.raises(ThresholdError, match=f"targets/ci of {GUN}: expected valid signatures"):
         repository.targets("targets/ci")
@@ -215,7 +216,7 @@ def test_an_invalid_signer_is_not_counted_and_spoils_nobody_else() -> None:
 def test_a_signer_counts_only_for_the_same_content() -> None:
     good = GoodRepository()
     good.delegated["targets/ci"] = content({"1.0": OTHER_IMAGE})
-    assert believe(good.files()).signers_of("1.0", IMAGE) == ()
+    assert signers_of(believe(good.files()), "1.0", IMAGE) == ()
 
 
 def test_a_delegation_signs_only_below_its_paths() -> None:
@@ -226,11 +227,11 @@ def test_a_delegation_signs_only_below_its_paths() -> None:
     )
     good.delegated[RELEASES] = content({"1.0": IMAGE, "v1": IMAGE})
     repository = believe(good.files())
-    assert repository.released("v1") == IMAGE
+    assert released(repository, "v1") == IMAGE
     with pytest.raises(NotSignedError, match=f"{GUN}:1.0 is not signed"):
-        repository.released("1.0")
+        released(repository, "1.0")
     with pytest.raises(NotASignerError, match=r"but not the tag 1\.0; its paths are v"):
-        repository.signing_roles("1.0", [key("ci").public_key.canonical_id])
+        signing_roles(repository, "1.0", [key("ci").public_key.canonical_id])
 
 
 @pytest.mark.parametrize("name", ["targets/ci/deep", "targets/", "other/ci", "targets/../x", "ci"])
@@ -242,28 +243,28 @@ def test_a_delegation_that_is_no_child_is_passed_over(name: str) -> None:
     repository = believe(good.files())
     assert [each.name for each in repository.delegations()] == ["targets/ci", RELEASES]
     with pytest.raises(NotSignedError, match="neither targets/releases nor targets"):
-        repository.released("stray")
+        released(repository, "stray")
 
 
 def test_every_role_of_a_key_is_to_be_signed_once_there_are_delegations() -> None:
     repository = believe(GoodRepository().files())
-    roles = repository.signing_roles("2.0", [key("ci").public_key.canonical_id])
+    roles = signing_roles(repository, "2.0", [key("ci").public_key.canonical_id])
     assert roles == ("targets/ci", RELEASES)
 
 
 def test_the_repository_key_signs_only_while_there_are_no_delegations() -> None:
     lonely = GoodRepository(targets=content({}), delegated={})
     targets_key = [key("targets").public_key.canonical_id]
-    assert believe(lonely.files()).signing_roles("1.0", targets_key) == (TARGETS,)
+    assert signing_roles(believe(lonely.files()), "1.0", targets_key) == (TARGETS,)
     with pytest.raises(NotASignerError, match=f"is not a signer of {GUN}; its signers are ci"):
-        believe(GoodRepository().files()).signing_roles("1.0", targets_key)
+        signing_roles(believe(GoodRepository().files()), "1.0", targets_key)
 
 
 def test_a_refused_key_is_told_who_may_sign() -> None:
     ci, stranger = key("ci").public_key.canonical_id, key("stranger").public_key.canonical_id
     repository = believe(GoodRepository().files())
     with pytest.raises(NotASignerError) as caught:
-        repository.signing_roles("1.0", [stranger])
+        signing_roles(repository, "1.0", [stranger])
     assert caught.value.sentence == (
         f"key {stranger} is not a signer of {GUN}; its signers are ci ({ci}). Its owner can add "
         f"the key with: signimage signer add --key FILE.pub NAME {GUN}."
@@ -317,5 +318,5 @@ class TestRootRotation:
 def test_plain_targets_have_no_rejected_roles() -> None:
     """Without delegations nothing is asked of `targets/releases`."""
     good = GoodRepository(targets=replace(content({"1.0": IMAGE})), delegated={})
-    assert believe(good.files()).released("1.0") == IMAGE
+    assert released(believe(good.files()), "1.0") == IMAGE
     assert good_targets("ci").delegations[0].signer == "ci"

@@ -1,0 +1,215 @@
+"""The REST interface of a trust server: what can be asked and sent, and what the answers mean.
+
+Nothing is believed here: bytes come out as they came in, limited in size. The server's answers
+become errors by what the caller can do about them:
+
+| answer | error | what it means |
+|---|---|---|
+| 400 `VERSION` | `ConflictError` | somebody else published first, or a version number is used up |
+| 429, 5xx | `UnavailableError` | whether a publication took place is not known |
+| none, or a part | `UnreachableError` | the same |
+| 401, 403 | `UnauthorizedError` | no later attempt will be answered differently |
+| other 4xx | `RemoteError` | an update breaks a rule of the server |
+
+Specification: Notary 0.7, `server.go` (`docs/protocol.md`, "Publishing").
+"""
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+from signimage.errors import (
+    ConflictError,
+    FormatError,
+    InputError,
+    NotFoundError,
+    NotInitializedError,
+    RemoteError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+)
+from signimage.keys import PublicKey
+from signimage.oci import DOCKER_HUB
+from signimage.transport import Authorizer, Response, Transport, refusal
+
+_WHAT = "trust server"
+
+# Limits for files whose length nothing has named yet. Notary allows 1 MiB and 100 MiB; a root
+# grows by about 1 kB with every rotation.
+_MAX_TIMESTAMP = 1024 * 1024  # bytes
+_MAX_ROOT = 16 * 1024 * 1024  # bytes
+_MAX_KEY = 256 * 1024  # bytes
+_MAX_ANSWER = 64 * 1024  # bytes, of an error document
+_MAX_FILE = 100 * 1024 * 1024  # bytes; also when the snapshot names more
+
+_MAX_ORPHANS = 100
+
+
+def default_trust_server(host: str) -> str:
+    """The URL of the trust server that belongs to the registry *host*, as Docker derives it."""
+    return "https://notary.docker.io" if host == DOCKER_HUB else f"https://{host}"
+
+
+@dataclass(slots=True)
+class TrustApi:
+    """The interface for one repository.
+
+    Attributes:
+        transport: The HTTP to use; connections are shared with its other users.
+        url: `https://host[:port][/prefix]`, without the interface's own path.
+        gun: The repository's globally unique name.
+        authorizer: Answers the server's challenges; None for an anonymous visitor.
+
+    Raises:
+        InputError: The URL is not such a URL.
+    """
+
+    transport: Transport
+    url: str
+    gun: str
+    authorizer: Authorizer | None = None
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme != "https" or not parts.hostname or parts.query or parts.username:
+            raise InputError(f"trust server: expected an https:// URL, got {self.url[:200]!r}")
+        self.url = self.url.rstrip("/")
+
+    def root(self) -> bytes:
+        """The newest root.
+
+        Raises:
+            NotInitializedError: The server holds no trust data for the repository.
+        """
+        response = self._get("root.json", _MAX_ROOT, fresh=True)
+        if response.status == HTTPStatus.NOT_FOUND:
+            raise NotInitializedError(
+                f"{self.gun} has no trust data on {self.url}",
+                hint=f"Its owner can initialise it with: signimage repo init {self.gun}",
+            )
+        return self._content(response)
+
+    def old_root(self, version: int) -> bytes:
+        """The root of that *version*."""
+        return self._content(self._get(f"{version}.root.json", _MAX_ROOT, fresh=False))
+
+    def timestamp(self) -> bytes:
+        """The newest timestamp."""
+        return self._content(self._get("timestamp.json", _MAX_TIMESTAMP, fresh=True))
+
+    def by_hash(self, role: str, sha256: bytes, length: int) -> bytes:
+        """The file of *role* with that hash, at most *length* bytes.
+
+        Raises:
+            TooLargeError: It is longer, or longer than any role file may be.
+            NotFoundError: The server does not have it, although it said so.
+        """
+        if length > _MAX_FILE:
+            raise TooLargeError(
+                f"{role} of {self.gun}: expected at most {_MAX_FILE} bytes, got {length}"
+            )
+        response = self._get(f"{role}.{sha256.hex()}.json", length, fresh=False)
+        if response.status == HTTPStatus.NOT_FOUND:
+            raise NotFoundError(
+                f"{role} of {self.gun}: {self.url} names a file that it does not have",
+                hint="If this lasts, the repository's trust data is damaged; its owner must "
+                "publish that role again",
+            )
+        return self._content(response)
+
+    def key(self, role: str) -> PublicKey:
+        """The public key with which the server itself signs *role*; only publishers get it."""
+        content = self._content(self._get(f"{role}.key", _MAX_KEY, fresh=True))
+        what = f"{role} key from {self.url}"
+        try:
+            value: Any = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{what}: expected JSON, got something else") from error
+        return PublicKey.from_json(value, what=what)
+
+    def newest_version(self, role: str, above: int) -> int:
+        """The highest version of *role* that the server holds, orphans included.
+
+        The server's race between `targets` and delegations can leave a version that nothing
+        refers to and whose number is used up.
+        """
+        version = above
+        while version < above + _MAX_ORPHANS:
+            response = self._get(f"{version + 1}.{role}.json", _MAX_FILE, fresh=True)
+            if response.status == HTTPStatus.NOT_FOUND:
+                break
+            self._content(response)
+            version += 1
+        return version
+
+    def post(self, files: Mapping[str, bytes]) -> None:
+        """Send role *files* in one form; the server takes all of them or none.
+
+        Raises:
+            RemoteError: They were not taken, or that is not known; see above.
+        """
+        boundary = secrets.token_hex(24)
+        parts = [
+            f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{role}"\r\n'
+            f"Content-Type: application/octet-stream\r\n\r\n".encode()
+            + data
+            + b"\r\n"
+            for role, data in files.items()
+        ]
+        response = self.transport.request(
+            "POST",
+            f"{self._base}/",
+            what=_WHAT,
+            max_bytes=_MAX_ANSWER,
+            headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
+            body=b"".join([*parts, f"--{boundary}--\r\n".encode()]),
+            authorizer=self.authorizer,
+        )
+        if response.status != HTTPStatus.OK:
+            raise self._refused(response)
+
+    def _get(self, file: str, limit: int, *, fresh: bool) -> Response:
+        return self.transport.request(
+            "GET",
+            f"{self._base}/{file}",
+            what=_WHAT,
+            max_bytes=max(limit, _MAX_ANSWER),
+            # A shared cache may otherwise serve a timestamp that is five minutes old.
+            headers={"Cache-Control": "no-cache"} if fresh else {},
+            authorizer=self.authorizer,
+        )
+
+    def _content(self, response: Response) -> bytes:
+        if response.status != HTTPStatus.OK:
+            raise self._refused(response)
+        return response.body
+
+    def _refused(self, response: Response) -> RemoteError:
+        if response.status == HTTPStatus.BAD_REQUEST and "VERSION" in _error_codes(response):
+            return ConflictError(f"{self.gun} was changed by somebody else on {self.url}")
+        error = refusal(response, _WHAT)
+        if isinstance(error, UnauthorizedError):
+            error.hint = "The account needs the right to push to the repository, and to sign in it"
+        elif (
+            response.status == HTTPStatus.TOO_MANY_REQUESTS
+            or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        ):
+            return UnavailableError(str(error), hint=error.hint)
+        return error
+
+    @property
+    def _base(self) -> str:
+        return f"{self.url}/v2/{self.gun}/_trust/tuf"
+
+
+def _error_codes(response: Response) -> frozenset[str]:
+    try:
+        errors = json.loads(response.body)["errors"]
+        return frozenset(str(error["code"]) for error in errors)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return frozenset()
