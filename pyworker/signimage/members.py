@@ -6,6 +6,7 @@ empty lists and maps; a number, a string or a moment must be there.
 
 import base64
 import binascii
+from functools import cache
 from typing import Any
 
 from signimage.errors import FormatError
@@ -29,9 +30,8 @@ class Members:
     def __init__(self, value: Any, what: str, known: tuple[str, ...]) -> None:
         if not isinstance(value, dict):
             raise FormatError(f"{what}: expected an object, got {kind_of(value)}")
-        folded = {name.casefold() for name in known}
         for name in value:
-            if name not in known and name.casefold() in folded:
+            if name not in known and name.casefold() in _folded(known):
                 raise FormatError(f"{what}: member {name[:60]!r} is misspelt in letter case")
         self._members = value
         self.what = what
@@ -79,6 +79,11 @@ class Members:
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise FormatError(f"{self.what}: {name} must be a whole number from {minimum} up")
         return value
+
+
+@cache
+def _folded(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(name.casefold() for name in names)
 
 
 def strict_base64(text: Any, what: str) -> bytes:

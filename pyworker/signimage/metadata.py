@@ -19,6 +19,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from signimage import canonical
@@ -30,6 +31,8 @@ ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
 BASE_ROLES = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
 # The delegation whose targets `docker pull` believes; every signer publishes to it.
 RELEASES = "targets/releases"
+
+_FILE_META = ("custom", "hashes", "length")
 
 # How long Notary's clients let new files live (notary.go, NotaryDefaultExpiries).
 LIFETIMES = {ROOT: timedelta(days=10 * 365), TARGETS: timedelta(days=3 * 365)}
@@ -113,9 +116,9 @@ class FileMeta:
     @classmethod
     def from_json(cls, value: Any, what: str) -> "FileMeta":
         """Read `{custom?, hashes, length}`."""
-        members = Members(value, what, ("custom", "hashes", "length"))
+        members = Members(value, what, _FILE_META)
         hashes = {
-            name: strict_base64(text, f"{what}: hash {name}")
+            name: strict_base64(text, f"{what}: hash")
             for name, text in members.map("hashes").items()
         }
         return cls(members.integer("length", minimum=0), hashes, members.value("custom"))
@@ -248,10 +251,7 @@ class Targets:
     def from_json(cls, value: Any, what: str) -> "Targets":
         """Read the `signed` member of targets.json or of a delegation's file."""
         members = Members(value, what, ("_type", "delegations", "expires", "targets", "version"))
-        targets = {
-            name: FileMeta.from_json(meta, f"{what}: target {name[:130]!r}")
-            for name, meta in members.map("targets").items()
-        }
+        targets = _file_metas(members.map("targets"), f"{what}: target")
         inner = Members(members.map("delegations"), f"{what}: delegations", ("keys", "roles"))
         keys = _keys(inner.map("keys"), what)
         delegations = tuple(_delegation(entry, keys, what) for entry in inner.list("roles"))
@@ -392,15 +392,28 @@ class Signed(Generic[B]):
         Raises:
             FormatError: The bytes are not such a file.
         """
-        envelope = Members(canonical.parse(data, what=what), what, ("signed", "signatures"))
-        signed = envelope.map("signed")
-        if signed.get("_type") != kind.TYPE:
-            raise FormatError(
-                f"{what}: expected _type {kind.TYPE}, got {str(signed.get('_type'))[:60]!r}"
-            )
-        signatures = tuple(_signature(entry, what) for entry in envelope.list("signatures"))
-        body = kind.from_json(signed, what)
-        return cls(body, signatures, canonical.encode(signed))  # type: ignore[arg-type]  # kind is type[B]
+        try:
+            return _parsed(data, kind)
+        except FormatError:
+            return _read(data, kind, what)  # again, for an error that names the file
+
+
+@lru_cache(maxsize=16)
+def _parsed(data: bytes, kind: type[B]) -> "Signed[B]":
+    """Read a file once, however often its bytes come by: before, while and after publishing."""
+    return _read(data, kind, "role file")
+
+
+def _read(data: bytes, kind: type[B], what: str) -> "Signed[B]":
+    members = Members(canonical.parse(data, what=what), what, ("signed", "signatures"))
+    signed = members.map("signed")
+    if signed.get("_type") != kind.TYPE:
+        raise FormatError(
+            f"{what}: expected _type {kind.TYPE}, got {str(signed.get('_type'))[:60]!r}"
+        )
+    signatures = tuple(_signature(entry, what) for entry in members.list("signatures"))
+    body = kind.from_json(signed, what)
+    return Signed(body, signatures, canonical.encode(signed))  # type: ignore[arg-type]  # kind is type[B]
 
 
 def payload(body: Body) -> bytes:
@@ -410,13 +423,18 @@ def payload(body: Body) -> bytes:
 
 def serialise(body: Body, signatures: Iterable[Signature]) -> bytes:
     """The role file, byte for byte as Notary would write it."""
+    return envelope(payload(body), signatures)
+
+
+def envelope(message: bytes, signatures: Iterable[Signature]) -> bytes:
+    """The role file around *message*, the `payload` that was signed."""
     rendered = ",".join(
         f'{{"keyid":"{each.keyid}","method":"{each.method}",'
         f'"sig":"{base64.b64encode(each.sig).decode()}"}}'
         for each in signatures
     )
     # Go's outer encoder escapes HTML in what was canonical when it was signed.
-    signed = canonical.escape_html(payload(body).decode())
+    signed = canonical.escape_html(message.decode())
     return f'{{"signed":{signed},"signatures":[{rendered}]}}'.encode()
 
 
@@ -454,11 +472,18 @@ def _delegation_json(delegation: Delegation) -> dict[str, Any]:
     }
 
 
+def _file_metas(values: Mapping[str, Any], what: str) -> dict[str, FileMeta]:
+    """Read many descriptions; which of them is at fault is found out only when one is."""
+    try:
+        return {name: FileMeta.from_json(value, what) for name, value in values.items()}
+    except FormatError:
+        for name, value in values.items():
+            FileMeta.from_json(value, f"{what} {name[:130]!r}")
+        raise
+
+
 def _files(members: Members, required: tuple[str, ...], what: str) -> dict[str, FileMeta]:
-    files = {
-        name: FileMeta.from_json(meta, f"{what}: entry {name[:130]!r}")
-        for name, meta in members.map("meta").items()
-    }
+    files = _file_metas(members.map("meta"), f"{what}: entry")
     for name in required:
         if name not in files or not files[name].sha256:
             raise FormatError(f"{what}: its entry for {name} with a SHA-256 hash is missing")

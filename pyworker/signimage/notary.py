@@ -105,14 +105,34 @@ class TrustServer:
 
     # --- Refresh ---
 
-    def refresh(self) -> TrustedRepository:
+    def refresh(self, *, offline: bool = False) -> TrustedRepository:
         """Fetch and verify the repository's current state.
+
+        Args:
+            offline: Where the server cannot be asked, make do with what was kept, until that
+                expires; its warnings say so. Somebody who keeps us from the server can then hide
+                newer publications for as long.
 
         Raises:
             NotInitializedError: The server holds no trust data for the repository.
             TrustError: What the server shows breaks a rule of `signimage.trust`.
             RemoteError: The server could not be asked.
         """
+        try:
+            return self._refresh()
+        except (UnreachableError, UnavailableError) as error:
+            if not offline or self.cache is None:
+                raise
+            repository = self._kept(self.cache)
+            if repository is None:
+                raise
+            end = repository.timestamp.body.expires.text
+            repository.warnings.append(
+                f"{self.gun} is shown as it was kept, until {end} at the latest: {error}"
+            )
+            return repository
+
+    def _refresh(self) -> TrustedRepository:
         repository = TrustedRepository(self.gun, self.clock(), self.pins, self._floors)
         if self._root:
             repository.resume_root(self._root)
@@ -247,36 +267,44 @@ class TrustServer:
     def _resume(self, cache: TrustCache) -> None:
         """Start from what was kept: floors always, files as far as they still hold."""
         self._floors.update(cache.floors())
-        kept = cache.read(ROOT)
-        if kept is None:
-            return
-        repository = TrustedRepository(self.gun, self.clock(), self.pins, self._floors)
         with suppress(TrustError, FormatError):
-            if self.pins.is_pinned:
-                # Pins may be newer than what was kept: it is believed only if they speak for it.
-                repository.trust_first_root(kept, newest=False)
-            else:
-                repository.resume_root(kept)
-            self._root = kept
-            self._resume_files(repository, cache)
+            self._kept(cache)
 
-    def _resume_files(self, repository: TrustedRepository, cache: TrustCache) -> None:
-        loads = {
-            TIMESTAMP: repository.load_timestamp,
-            SNAPSHOT: repository.load_snapshot,
-            TARGETS: repository.load_targets,
-        }
-        for role, load in loads.items():
+    def _kept(self, cache: TrustCache) -> TrustedRepository | None:
+        """What was kept, judged again; None where that is not a whole repository.
+
+        Raises:
+            TrustError: It has expired or breaks another rule.
+        """
+        repository = TrustedRepository(self.gun, self.clock(), self.pins, self._floors)
+        root = cache.read(ROOT)
+        if root is None:
+            return None
+        if self.pins.is_pinned:
+            # Pins may be newer than what was kept: it is believed only if they speak for it.
+            repository.trust_first_root(root, newest=False)
+        else:
+            repository.resume_root(root)
+        self._root = root
+        for role, load in (
+            (TIMESTAMP, repository.load_timestamp),
+            (SNAPSHOT, repository.load_snapshot),
+            (TARGETS, repository.load_targets),
+        ):
             data = cache.read(role)
             if data is None:
-                return
+                return None
             load(data)
             self._files[FileMeta.of(data).sha256] = data
         for delegation in repository.delegations():
+            if delegation.name not in repository.snapshot.body.meta:
+                continue
             data = cache.read(delegation.name)
-            if data is not None and delegation.name in repository.snapshot.body.meta:
-                repository.load_delegation(delegation.name, data)
-                self._files[FileMeta.of(data).sha256] = data
+            if data is None:
+                return None
+            repository.load_delegation(delegation.name, data)
+            self._files[FileMeta.of(data).sha256] = data
+        return repository
 
 
 @dataclass(slots=True)

@@ -2,8 +2,8 @@
 
 Rules, for the keys of a root role:
 
-1. Where root keys are pinned, a first root must name one of them; where an authority is pinned,
-   it must have issued one. With neither, first use is enough, unless that is switched off.
+1. Where root keys are pinned, only they may sign a first root; where an authority is pinned, only
+   keys that it certified. With neither, first use is enough, unless that is switched off.
 2. A root key is a certificate for this repository: its common name is the repository's GUN, or
    a prefix of it followed by `*`.
 3. The certificate is not signed with SHA-1, and an RSA key has at least 2048 bits.
@@ -32,8 +32,8 @@ class RootPins:
     """What makes the first root of one repository believable.
 
     Attributes:
-        key_ids: TUF key IDs of root keys; one of them must be a root key of the root.
-        authorities: Certificates; one of them must have issued a root key's certificate.
+        key_ids: TUF key IDs of root keys; only signatures by these count.
+        authorities: Certificates; only signatures by keys that one of them certified count.
         first_use: Without either, whether the first root that is seen is believed.
     """
 
@@ -46,13 +46,15 @@ class RootPins:
         """Whether anything but first use speaks for a root."""
         return bool(self.key_ids or self.authorities)
 
-    def check(self, root: Root, gun: str, now: datetime, what: str) -> None:
-        """Refuse *root* unless a pin speaks for it, or nothing is pinned and first use is enough.
+    def select(self, root: Root, gun: str, now: datetime, what: str) -> frozenset[str]:
+        """The root keys of *root*, by TUF key ID, whose signatures make it a believable first one.
+
+        Anybody can name a pinned key beside a key of their own: it has to sign as well.
 
         Raises:
-            RootPinError: Nothing speaks for it.
+            RootPinError: There is none.
         """
-        found = root.roles[ROOT].keyids
+        found = frozenset(root.roles[ROOT].keyids)
         if self.key_ids:
             if self.key_ids.isdisjoint(found):
                 raise RootPinError(
@@ -60,30 +62,37 @@ class RootPins:
                     hint="Somebody may have replaced the repository's trust data. Ask its owner "
                     "whether the root key was renewed, and pin the new ID only if so",
                 )
-        elif self.authorities:
-            if not any(self._is_issued(root.keys[key_id], now) for key_id in found):
+            return self.key_ids & found
+        if self.authorities:
+            issued = frozenset(each for each in found if self._is_issued(root.keys[each], now))
+            if not issued:
                 raise RootPinError(
                     f"{what}: none of its root keys is certified by the pinned authority",
                     hint="Ask the owner of the repository who issued its root certificate",
                 )
-        elif not self.first_use:
+            return issued
+        if not self.first_use:
             raise RootPinError(
                 f"{what}: nothing is pinned for {gun}, and first use is not trusted",
                 hint=f"If its owner confirms them, pin its root keys: {either(found)}",
             )
+        return found
 
     def _is_issued(self, key: PublicKey, now: datetime) -> bool:
+        """Whether a chain of certificates leads from *key* to a pinned authority."""
         try:
             leaf, *others = certificate_bundle(key)
         except FormatError:
             return False
-        usable = [each for each in others if each.is_ca and _is_in_force(each, now)]
-        pinned = [each for each in self.authorities if _is_in_force(each, now)]
-        current = leaf
-        for _ in range(len(usable) + 1):
-            if any(current.is_issued_by(each) or current == each for each in pinned):
+        usable = [each for each in others if each.is_ca and _is_usable(each, now)]
+        pinned = [each for each in self.authorities if _is_usable(each, now)]
+        reached = [leaf]
+        for current in reached:  # grows while it is walked
+            if any(current == each or current.is_issued_by(each) for each in pinned):
                 return True
-            current = next((each for each in usable if current.is_issued_by(each)), current)
+            reached += [
+                each for each in usable if each not in reached and current.is_issued_by(each)
+            ]
         return False
 
 
@@ -116,8 +125,20 @@ def _longest(prefixes: Iterable[str], gun: str) -> str | None:
     return max((each for each in prefixes if gun.startswith(each)), key=len, default=None)
 
 
-def _is_in_force(certificate: Certificate, now: datetime) -> bool:
-    return certificate.not_before <= now + _CLOCK_SKEW and now <= certificate.not_after
+def _is_usable(certificate: Certificate, now: datetime) -> bool:
+    in_force = certificate.not_before <= now + _CLOCK_SKEW and now <= certificate.not_after
+    return in_force and not _weakness(certificate)
+
+
+def _weakness(certificate: Certificate) -> str:
+    """Why nobody should rely on the keys and hashes of *certificate*; "" if they are sound."""
+    if certificate.signature_hash == "sha1":
+        return "its root certificate is signed with SHA-1"
+    if certificate.key_type == "rsa" and certificate.key_bits < _MIN_RSA_BITS:
+        return (
+            f"expected an RSA root key of {_MIN_RSA_BITS} bits or more, got {certificate.key_bits}"
+        )
+    return ""
 
 
 NO_PINS = RootPins()
@@ -160,12 +181,8 @@ def _check_certificate(
     name = leaf.common_name
     if name != gun and not (name.endswith("*") and gun.startswith(name[:-1])):
         raise TrustError(f"{what}: expected a certificate for {gun}, got one for {name[:300]!r}")
-    if leaf.signature_hash == "sha1":
-        raise TrustError(f"{what}: its root certificate is signed with SHA-1")
-    if leaf.key_type == "rsa" and leaf.key_bits < _MIN_RSA_BITS:
-        raise TrustError(
-            f"{what}: expected an RSA root key of {_MIN_RSA_BITS} bits or more, got {leaf.key_bits}"
-        )
+    if weakness := _weakness(leaf):
+        raise TrustError(f"{what}: {weakness}")
     if leaf.not_before > now + _CLOCK_SKEW:
         raise TrustError(
             f"{what}: its root certificate is valid from {leaf.not_before:%Y-%m-%dT%H:%M:%SZ}; "

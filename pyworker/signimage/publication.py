@@ -35,8 +35,8 @@ from signimage.metadata import (
     Root,
     Signed,
     Targets,
+    envelope,
     payload,
-    serialise,
 )
 from signimage.oci import Digest
 from signimage.trust import TrustedRepository, canonical_ids, check_threshold
@@ -329,16 +329,18 @@ def signed_file(
         raise NotASignerError(
             f"{name}: expected {role.threshold} of its keys at hand, got {len(signatures)}"
         )
-    data = serialise(body, signatures)
-    _check_own_file(name, data, body, role, keys)
+    data = envelope(message, signatures)
+    _check_own_file(name, data, body, message, role, keys)
     return data
 
 
 def _check_own_file(
-    name: str, data: bytes, body: Body, role: Role, keys: Mapping[str, PublicKey]
+    name: str, data: bytes, body: Body, message: bytes, role: Role, keys: Mapping[str, PublicKey]
 ) -> None:
     """Refuse to send what the server would store and nobody could read back."""
     again = Signed.parse(data, type(body), what=f"new {name}")
-    if serialise(again.body, again.signatures) != data:
+    # What was written came from this body alone: where it reads back as the same body, with the
+    # same payload, the server's own rendering of it is the same bytes.
+    if again.body != body or again.payload != message:
         raise FormatError(f"new {name}: its bytes would change when the server reads them")
     check_threshold(again, role, keys, f"new {name}")

@@ -1,0 +1,300 @@
+"""Secrets stay where they are: not in a log, an argument, a child's environment, an image, a file.
+
+The rules:
+
+1. What is looked for is looked for in every form that programs usually write: as it is, percent-
+   encoded, in base64, in JSON.
+2. Children are watched by a `docker` of ours, first on PATH, which takes down what it and every
+   other process was given, and what is on disk at that moment; then it becomes the real one.
+"""
+
+import base64
+import json
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+import pytest
+
+from peers.processes import find_program
+from task.agent import StepResult
+from task.pipeline import SIGNER, Job, Owner, SigningKey
+
+# $$ and $1 are the shell's; the folder for the records stands where {records} is.
+_WATCHER = """#!/bin/sh
+mine={records}/$$
+mkdir "$mine"
+cat /proc/$$/environ >"$mine/environ"
+cat /proc/$$/cmdline >"$mine/argv"
+cat /proc/[0-9]*/cmdline >"$mine/every-argv" 2>/dev/null
+cp -a {temp} "$mine/temp"
+exec {docker} "$@"
+"""
+
+
+class Watch:
+    """What children of the step saw, and what was on disk while they ran."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        self.records = folder / "records"
+        programs = folder / "programs"
+        self.records.mkdir(parents=True)
+        programs.mkdir()
+        program = programs / "docker"
+        watcher = _WATCHER.format(
+            records=shlex.quote(str(self.records)),
+            temp=shlex.quote(str(job.agent.temp)),
+            docker=find_program("docker"),
+        )
+        program.write_text(watcher, "utf-8")
+        program.chmod(0o755)
+        path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+        job.agent.environ = {**job.agent.environ, "PATH": path}
+
+    def seen(self, name: str) -> list[bytes]:
+        """Return what each child had as *name*."""
+        found = [path.read_bytes() for path in sorted(self.records.glob(f"*/{name}"))]
+        assert found
+        return found
+
+    def files(self) -> Iterator[Path]:
+        """Yield the copies of all files and folders that were below Agent.TempDirectory."""
+        for temp in sorted(self.records.glob("*/temp")):
+            yield from sorted(temp.rglob("*"))
+
+
+def _forms(secret: str) -> set[bytes]:
+    """Return *secret* in the forms in which programs write it."""
+    raw = secret.encode()
+    # Within a longer text three alignments are possible; what is next to the secret is unknown.
+    shifted = [base64.b64encode(bytes(shift) + raw)[4 : len(raw) // 3 * 4] for shift in range(3)]
+    texts = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}
+    texts |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    return {text.encode() for text in texts} | {base64.b64encode(raw), *shifted}
+
+
+def _key_lines(key: SigningKey) -> set[bytes]:
+    lines = key.content.splitlines()
+    return {line for line in lines if re.fullmatch(rb"[A-Za-z0-9+/=]{20,}", line)}
+
+
+def _secrets(job: Job, key: SigningKey) -> dict[str, set[bytes]]:
+    """Return what must not be seen, by what it is."""
+    account = f"{job.stack.username}:{job.stack.password}"
+    tickets = [file.ticket for file in job.agent.secure_files]
+    return {
+        "secure file": _key_lines(key),
+        "passphrase": _forms(key.passphrase),
+        "job token": _forms(job.agent.token),
+        "ticket": set().union(*map(_forms, tickets)),
+        "registry password": _forms(job.stack.password),
+        "registry login": {base64.b64encode(account.encode())},
+    }
+
+
+def _leaks(secrets: dict[str, set[bytes]], content: bytes) -> set[str]:
+    """Return which of *secrets* are in *content*."""
+    return {name for name, forms in secrets.items() if any(form in content for form in forms)}
+
+
+def _leaks_in_files(secrets: dict[str, set[bytes]], files: Iterable[Path]) -> set[str]:
+    """Return which of *secrets* are in which of *files*."""
+    return {
+        f"{leak} in {path}"
+        for path in files
+        if path.is_file() and not path.is_symlink()
+        for leak in _leaks(secrets, path.read_bytes())
+    }
+
+
+def _everything_below(*folders: Path) -> list[Path]:
+    return [path for folder in folders for path in folder.rglob("*")]
+
+
+def _check_tidy(
+    job: Job,
+    key: SigningKey,
+    result: StepResult,
+    home: Path,
+    shared_temp: Callable[[], list[Path]],
+) -> None:
+    """Check log, disk and processes after the step."""
+    secrets = _secrets(job, key)
+    assert _leaks(secrets, "\n".join(result.spoken).encode()) == set()
+    assert _leaks(secrets, "\n".join(result.log).encode()) == set()
+    assert (result.leftovers, result.changed_task_files, result.orphans) == ((), (), ())
+    assert list(job.agent.temp.iterdir()) == []
+    # HOME and the sources are below the agent's folder.
+    assert _leaks_in_files(secrets, _everything_below(job.agent.folder, home)) == set()
+    assert _grep(secrets, shared_temp()) == ""
+
+
+def _grep(secrets: dict[str, set[bytes]], places: Sequence[Path]) -> str:
+    """Return which files hold one of *secrets*, in places that others write to at the same time."""
+    patterns = b"\n".join(set().union(*secrets.values()))
+    argv = ["grep", "-rlsaF", "--devices=skip", "-f", "-", "--", *map(str, places), "/dev/null"]
+    done = subprocess.run(argv, input=patterns, capture_output=True, check=False)
+    return done.stdout.decode()
+
+
+@pytest.fixture
+def shared_temp() -> Callable[[], list[Path]]:
+    """Return a function that lists what has come into the machine's temporary folder."""
+    folder = Path("/tmp")  # noqa: S108  # where careless programs leave things, whatever TMPDIR is
+    before = set(folder.iterdir())
+    return lambda: sorted(set(folder.iterdir()) - before)
+
+
+@pytest.fixture
+def home(job: Job, tmp_path: Path) -> Path:
+    """The agent user's DOCKER_CONFIG, with a setting and a login of their own."""
+    folder = tmp_path / "home" / ".docker"
+    folder.mkdir(parents=True)
+    login = base64.b64encode(b"somebody:else's").decode()
+    settings = {"auths": {"registry.invalid": {"auth": login}}, "detachKeys": "ctrl-e,e"}
+    (folder / "config.json").write_text(json.dumps(settings), "utf-8")
+    job.agent.environ = {**job.agent.environ, "DOCKER_CONFIG": str(folder)}
+    return folder
+
+
+def test_the_forms_are_found() -> None:
+    """The search itself: each way of writing a secret down is seen."""
+    secrets = {"it": _forms("p ä%;]\"'\\secret")}
+    for text in (
+        b"p \xc3\xa4%;]\"'\\secret",
+        b"a=p%20%C3%A4%25%3B%5D%22%27%5Csecret&b",
+        json.dumps({"password": "p ä%;]\"'\\secret"}).encode(),
+        *(base64.b64encode(b"x" * n + "p ä%;]\"'\\secret".encode() + b":y") for n in range(6)),
+    ):
+        assert _leaks(secrets, b"before " + text + b" after") == {"it"}, text
+    assert _leaks(secrets, b"nothing") == set()
+
+
+@pytest.mark.parametrize("debug", ["false", "true"])
+def test_no_secret_leaves_the_step(
+    signable: Job,
+    key: SigningKey,
+    tmp_path: Path,
+    home: Path,
+    shared_temp: Callable[[], list[Path]],
+    debug: str,
+) -> None:
+    """Not by its log, nor by arguments, environments or files, nor within the image."""
+    watch = Watch(signable, tmp_path / "watch")
+    signable.agent.variables["System.Debug"] = debug
+    signable.sources('RUN ["busybox", "env"]')
+    user_settings = (home / "config.json").read_bytes()
+    result = signable.run(signable.step(key, tags="1.0,latest"))
+    assert (result.result, result.errors) == ("Succeeded", []), "\n".join(result.log)
+    secrets = _secrets(signable, key)
+    _check_tidy(signable, key, result, home, shared_temp)
+    assert (home / "config.json").read_bytes() == user_settings
+    for name in ("argv", "every-argv", "environ"):
+        assert _leaks(secrets, b"\0".join(watch.seen(name))) == set()
+    assert _leaks(secrets, _image(signable)) == set()
+    # The agent masks the passphrase, too, in whatever later steps print.
+    assert key.passphrase in result.secrets
+
+
+def _image(job: Job) -> bytes:
+    """Return the image as `docker save` writes it: its layers are not compressed."""
+    environ = {**os.environ, "DOCKER_HOST": job.stack.docker_host}
+    argv = [job.stack.docker_cli, "save", f"{job.gun}:1.0"]
+    return subprocess.run(argv, env=environ, capture_output=True, check=True).stdout
+
+
+def test_while_the_step_runs_only_its_user_can_read_its_files(
+    signable: Job, key: SigningKey, tmp_path: Path
+) -> None:
+    """The key as it was uploaded, and the login, in private folders; no passphrase, no token."""
+    watch = Watch(signable, tmp_path / "watch")
+    assert signable.run(signable.step(key)).result == "Succeeded"
+    files = list(watch.files())
+    readable = {path for path in files if not path.is_symlink() and path.stat().st_mode & 0o077}
+    assert {path for path in readable if path.is_dir()} == set()
+    assert {path for path in readable if path.is_file()} == set()
+    (installed,) = {path.name: path for path in files if path.suffix == ".key"}.values()
+    assert installed.name == f"{key.public.canonical_id}.key"
+    assert installed.parts[-3:-1] == ("trust", "private")
+    assert installed.read_bytes() == key.content
+    secrets = _secrets(signable, key)
+    for expected in ("secure file", "registry login", "registry password"):
+        del secrets[expected]
+    assert _leaks_in_files(secrets, files) == set()
+
+
+def test_a_key_without_a_passphrase_is_never_written(
+    signable: Job, owner: Owner, tmp_path: Path
+) -> None:
+    argv = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    plain = SigningKey(subprocess.run(argv, capture_output=True, check=True).stdout, "")
+    owner.add_signer(signable.gun, SIGNER, plain.public)
+    watch = Watch(signable, tmp_path / "watch")
+    assert signable.run(signable.step(plain)).result == "Succeeded"
+    assert _leaks_in_files({"secure file": _key_lines(plain)}, watch.files()) == set()
+
+
+def test_a_build_cannot_ask_for_the_steps_secrets(
+    signable: Job, key: SigningKey, tmp_path: Path
+) -> None:
+    """Not even by naming the variable: it is gone before docker is started."""
+    watch = Watch(signable, tmp_path / "watch")
+    name = "DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE"
+    signable.sources(f"ARG {name}", f"LABEL passphrase=${name}")
+    result = signable.run(signable.step(key, arguments=f"--build-arg {name}"))
+    assert result.result == "Succeeded"
+    secrets = _secrets(signable, key)
+    assert _leaks(secrets, b"".join(watch.seen("environ")) + _image(signable)) == set()
+
+
+# --- cancel --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("builder", ["command", "engine"])
+def test_a_canceled_build_leaves_nothing(
+    signable: Job,
+    key: SigningKey,
+    tmp_path: Path,
+    home: Path,
+    shared_temp: Callable[[], list[Path]],
+    builder: str,
+) -> None:
+    """No process, no container, no folder, no credential; nothing pushed, nothing signed."""
+    if builder == "engine":
+        signable.hide_docker(tmp_path / "bin")
+    label = f"canceled={signable.path}"
+    # The instruction itself is printed as well, and must not be taken for what it prints.
+    wait = "echo now-it-wa''its; exec busybox tail -f /dev/null"
+    signable.sources(f"LABEL {label}", f'RUN ["busybox", "sh", "-c", "{wait}"]')
+    step = signable.step(key)
+    canceled = replace(step, cancel_when=lambda line: "now-it-waits" in line)
+    before = signable.trusted()
+    result = signable.run(canceled)
+    assert result.result == "Canceled"
+    assert result.completes == ("Failed",)
+    assert "canceled" in result.message
+    assert result.exit_code == 0
+    assert not result.streams_held
+    _check_tidy(signable, key, result, home, shared_temp)
+    assert (signable.pushed(), signable.trusted()) == ({}, before)
+    assert _running(signable, label) == ""
+
+
+def _running(job: Job, label: str) -> str:
+    """Wait for the end of containers with *label*, and return what still runs of them."""
+    environ = {**os.environ, "DOCKER_HOST": job.stack.docker_host}
+
+    def docker(*arguments: str) -> str:
+        argv = [job.stack.docker_cli, *arguments]
+        done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    listed = ("ps", "--quiet", "--filter", f"label={label}")
+    for container in docker(*listed).split():
+        docker("wait", container)
+    return docker(*listed)
