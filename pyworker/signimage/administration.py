@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from signimage.errors import InputError, NotInitializedError, RemoteError, UnreachableError
+from signimage.filemeta import FileMeta
 from signimage.keys import PrivateKey, PublicKey, certificate, root_certificate
 from signimage.keystore import ROOT as ROOT_KEY
 from signimage.keystore import KeyStore, Passphrases
 from signimage.lookup import signers, signers_of
-from signimage.metadata import RELEASES, ROOT, TARGETS, FileMeta, Role
+from signimage.metadata import RELEASES, ROOT, TARGETS, Role
 from signimage.notary import TrustServer
 from signimage.publication import check_signer_name, signer_plan
 from signimage.trust import TrustedRepository, canonical_ids

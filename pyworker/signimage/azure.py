@@ -34,6 +34,7 @@ SECURE_FILE_MAX = 10 * 1024 * 1024  # bytes; the server's own limit
 HUB_AUTH_KEY = "https://index.docker.io/v1/"
 # Accepted by Azure DevOps Server 2019 and everything since.
 _API_VERSION = "5.0-preview.1"
+_FILE_HINT = "Authorize the pipeline to use the secure file, and run the job again"
 _CONNECTION_HINT = "Check the Docker registry service connection in the project settings"
 
 
@@ -73,6 +74,11 @@ class SecureFile:
     name: str
     ticket: str = field(repr=False)
     token: str = field(repr=False)
+
+    @property
+    def what(self) -> str:
+        """How sentences call the file."""
+        return f"secure file {readable(self.name or self.file_id)}"
 
 
 def registry_login(connection: ServiceConnection) -> RegistryLogin:
@@ -145,13 +151,26 @@ def fetch_secure_file(transport: Transport, file: SecureFile) -> bytes:
         NotFoundError: The file was deleted.
         RemoteError: Anything else that is not the file: an error, a sign-in page, nothing.
     """
+    if not file.ticket:
+        raise UnauthorizedError(
+            f"{file.what}: the agent gave this job no ticket to read it", hint=_FILE_HINT
+        )
+    try:
+        response = _get_secure_file(transport, file)
+    except RemoteError as error:
+        raise _named(error, file.what) from error
+    _check_secure_file(response, file.what)
+    return response.body
+
+
+def _get_secure_file(transport: Transport, file: SecureFile) -> Response:
     query = urlencode(
         {"ticket": file.ticket, "download": "false", "api-version": _API_VERSION},
         quote_via=quote,
     )
     # On a server of one's own the collection's name is part of the path, blanks included.
     collection = quote(file.collection_uri.strip().rstrip("/"), safe="/:%[]")
-    response = transport.request(
+    return transport.request(
         "GET",
         f"{collection}/{quote(file.project, safe='')}"
         f"/_apis/distributedtask/securefiles/{quote(file.file_id, safe='')}?{query}",
@@ -164,8 +183,6 @@ def fetch_secure_file(transport: Transport, file: SecureFile) -> bytes:
         },
         redirects=0,
     )
-    _check_secure_file(response, f"secure file {readable(file.name or file.file_id)!r}")
-    return response.body
 
 
 # 203 is how Azure DevOps answers who it does not know; 302 is what it sends a browser.
@@ -189,7 +206,7 @@ def _check_secure_file(response: Response, what: str) -> None:
     if status in (http.client.BAD_REQUEST, http.client.UNAUTHORIZED, http.client.FORBIDDEN):
         raise UnauthorizedError(
             f"{what}: {server} does not let this job read it (it answered {_answer(status, said)})",
-            hint="Authorize the pipeline to use the secure file, and run the job again",
+            hint=_FILE_HINT,
         )
     if status in _SIGN_IN_STATUSES:
         raise RemoteError(

@@ -61,12 +61,15 @@ class Certificate:
     `common_name` is "" when the subject has none; times are aware and in UTC; `signature_hash`
     is "sha256", "sha1" and so on, or "" for signatures without one; `key_type` is "ecdsa", "rsa"
     or ""; `key_bits` is the size of the curve or modulus, 0 if unknown.
+    `is_ca` says whether it may issue others, by its basic constraints and, where it has one, its
+    key usage; `path_length` is how many intermediates may stand under it, None for any number.
     """
 
     common_name: str
     not_before: datetime
     not_after: datetime
     is_ca: bool
+    path_length: int | None
     signature_hash: str
     key_type: str
     key_bits: int
@@ -112,11 +115,13 @@ def parse(encoded: bytes, *, what: str) -> Certificate:
         common_name = _common_name(encoded, what)
         loaded = _load(encoded)
         key_type, key_bits, subject_public_key = _subject_key(loaded)
+        is_ca, path_length = _constraints(loaded)
         return Certificate(
             common_name=common_name,
             not_before=loaded.not_valid_before_utc,
             not_after=loaded.not_valid_after_utc,
-            is_ca=_is_ca(loaded),
+            is_ca=is_ca,
+            path_length=path_length,
             signature_hash=_signature_hash(loaded),
             key_type=key_type,
             key_bits=key_bits,
@@ -187,11 +192,18 @@ def _common_name(encoded: bytes, what: str) -> str:
     return name
 
 
-def _is_ca(certificate: x509.Certificate) -> bool:
+def _constraints(certificate: x509.Certificate) -> tuple[bool, int | None]:
+    """Whether it may issue others, and over how many intermediates."""
+    extensions = certificate.extensions
     try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        basic = extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
-        return False
+        return False, None
+    try:
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return basic.ca, basic.path_length
+    return basic.ca and usage.key_cert_sign, basic.path_length
 
 
 def _signature_hash(certificate: x509.Certificate) -> str:

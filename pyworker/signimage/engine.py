@@ -322,7 +322,7 @@ def _failure(tail: Iterable[str], status: int) -> str:
     signs = ("error", "failed", "non-zero", "cannot", "unknown flag", "denied", "not found")
     for line in reversed(lines):
         if any(sign in line.lower() for sign in signs):
-            return line
+            return line.removeprefix("Error response from daemon: ")
     how = f"docker ended with status {status}" if status > 0 else f"signal {-status} ended docker"
     return f"{how}: {lines[-1]}" if lines else how
 

@@ -124,6 +124,9 @@ class _Lock:
         return key[:size]
 
 
+_HINT = "Give a private key in PEM, as signimage, docker trust, notary and openssl write it"
+
+
 @dataclass(frozen=True, slots=True)
 class KeyFile:
     """A private key file, understood but not decrypted.
@@ -150,7 +153,11 @@ class KeyFile:
             FormatError: no private key (says what it is instead), several of them, or an
                 encryption that is not known.
         """
-        block = _private_block(pem.read(data, what=what), what)
+        try:
+            blocks = pem.read(data, what=what)
+        except FormatError as error:
+            raise FormatError(f"{error}; a private key was expected", hint=_HINT) from error
+        block = _private_block(blocks, what)
         lock, content = None, block.content
         if block.label == _ENCRYPTED_PKCS8:
             lock, content = _pbes2(block.content, what)
@@ -243,7 +250,7 @@ def _private_block(blocks: tuple[pem.Block, ...], what: str) -> pem.Block:
         public = blocks[0].label == "PUBLIC KEY"
         raise FormatError(
             f"{what}: expected a private key, got {blocks[0].label}",
-            hint="Give the private key that belongs to this public key" if public else "",
+            hint="Give the private key that belongs to this public key" if public else _HINT,
         )
     if len(found) > 1:
         raise FormatError(f"{what}: expected one private key, got {len(found)}")

@@ -16,7 +16,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from signimage.errors import NotASignerError, NotSignedError
-from signimage.metadata import RELEASES, TARGETS, FileMeta
+from signimage.filemeta import FileMeta
+from signimage.metadata import RELEASES, TARGETS
 from signimage.pinning import either
 from signimage.trust import TrustedRepository, canonical_ids
 

@@ -39,8 +39,9 @@ from signimage.errors import (
     UnreachableError,
     WedgedRootError,
 )
+from signimage.filemeta import FileMeta
 from signimage.keys import PublicKey, Signer
-from signimage.metadata import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, FileMeta, Root, Signed
+from signimage.metadata import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Root, Signed
 from signimage.pinning import NO_PINS, RootPins
 from signimage.publication import Changes, Plan, first_files, signed_files
 from signimage.trust import TrustedRepository
@@ -193,10 +194,10 @@ class TrustServer:
             repository.rotate_root(self.api.old_root(version), newest=False)
         if newest > known:
             repository.rotate_root(newest_bytes, newest=True)
+            self._root = newest_bytes
         elif newest_bytes != self._root:
             # Another root under a version that is believed already: a re-created repository.
             repository.check_same_root(newest_bytes)
-        self._root = newest_bytes
 
     def _fetch(self, role: str, meta: FileMeta) -> bytes:
         known = self._files.get(meta.sha256)
@@ -268,15 +269,18 @@ class TrustServer:
         """Start from what was kept: floors always, files as far as they still hold."""
         self._floors.update(cache.floors())
         with suppress(TrustError, FormatError):
-            self._kept(cache)
+            # What has expired says at least which versions there were.
+            self._kept(cache, ignores_expiry=True)
 
-    def _kept(self, cache: TrustCache) -> TrustedRepository | None:
+    def _kept(self, cache: TrustCache, *, ignores_expiry: bool = False) -> TrustedRepository | None:
         """What was kept, judged again; None where that is not a whole repository.
 
         Raises:
             TrustError: It has expired or breaks another rule.
         """
-        repository = TrustedRepository(self.gun, self.clock(), self.pins, self._floors)
+        repository = TrustedRepository(
+            self.gun, self.clock(), self.pins, self._floors, ignores_expiry=ignores_expiry
+        )
         root = cache.read(ROOT)
         if root is None:
             return None

@@ -84,14 +84,17 @@ class RootPins:
             leaf, *others = certificate_bundle(key)
         except FormatError:
             return False
-        usable = [each for each in others if each.is_ca and _is_usable(each, now)]
+        usable = [each for each in others if _is_usable(each, now)]
         pinned = [each for each in self.authorities if _is_usable(each, now)]
-        reached = [leaf]
-        for current in reached:  # grows while it is walked
-            if any(current == each or current.is_issued_by(each) for each in pinned):
+        reached = [(leaf, 0)]  # with the number of intermediates below an issuer of it
+        for current, below in reached:  # grows while it is walked
+            if any(current == each or _is_issued_by(current, each, below) for each in pinned):
                 return True
+            known = [each for each, _ in reached]
             reached += [
-                each for each in usable if each not in reached and current.is_issued_by(each)
+                (each, below + 1)
+                for each in usable
+                if each not in known and _is_issued_by(current, each, below)
             ]
         return False
 
@@ -128,6 +131,12 @@ def _longest(prefixes: Iterable[str], gun: str) -> str | None:
 def _is_usable(certificate: Certificate, now: datetime) -> bool:
     in_force = certificate.not_before <= now + _CLOCK_SKEW and now <= certificate.not_after
     return in_force and not _weakness(certificate)
+
+
+def _is_issued_by(certificate: Certificate, issuer: Certificate, below: int) -> bool:
+    """Whether *issuer* made *certificate*, and may with *below* intermediates under it."""
+    fits = issuer.path_length is None or below <= issuer.path_length
+    return issuer.is_ca and fits and certificate.is_issued_by(issuer)
 
 
 def _weakness(certificate: Certificate) -> str:

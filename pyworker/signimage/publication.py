@@ -21,6 +21,7 @@ from signimage.errors import (
     NotSignedError,
     ThresholdError,
 )
+from signimage.filemeta import Expiry, FileMeta
 from signimage.keys import PublicKey, Signer, signature
 from signimage.lookup import released, signing_roles
 from signimage.metadata import (
@@ -29,8 +30,6 @@ from signimage.metadata import (
     ROOT,
     TARGETS,
     Body,
-    Expiry,
-    FileMeta,
     Role,
     Root,
     Signed,

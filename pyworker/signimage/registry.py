@@ -332,7 +332,9 @@ class Registry:
         who = "anonymous users" if self._anonymous else "the given user"
         return UnauthorizedError(
             f"{_WHAT} {host} does not let {who} {action} {path} (it answered {answer})",
-            hint="Check user name, password and permissions of the registry service connection",
+            hint="The registry wants an account: name its service connection in containerRegistry"
+            if self._anonymous
+            else "Check user name, password and permissions of the registry service connection",
         )
 
 

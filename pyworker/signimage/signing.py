@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from signimage.errors import HashMismatchError, NotASignerError, SignImageError
+from signimage.filemeta import FileMeta
 from signimage.keys import Signer
 from signimage.lookup import released, signers_of, signing_roles
-from signimage.metadata import RELEASES, ROOT, TARGETS, FileMeta
+from signimage.metadata import RELEASES, ROOT, TARGETS
 from signimage.notary import TrustServer
 from signimage.oci import Digest, Repository
 from signimage.publication import signing_plan
@@ -113,7 +114,7 @@ def build_push_sign(
     except SignImageError as error:
         error.state = f"{order.repository} has the tags {', '.join(order.tags)} UNSIGNED"
         raise
-    progress.done(f"{len(image.tags)} tags of {image.repository} signed and verified")
+    progress.done(f"{image.repository}: {', '.join(image.tags)} signed and verified")
     return image
 
 

@@ -247,7 +247,10 @@ class Transport:
             return CertificateError(
                 f"{where}: its certificate cannot be verified: {untrusted}", hint=_CA_HINT
             )
-        return UnreachableError(f"{where} cannot be reached: {reason(error)}")
+        return UnreachableError(
+            f"{where} cannot be reached: {reason(error)}",
+            hint="Check the address, and that this machine may connect to it",
+        )
 
 
 @dataclass(frozen=True, slots=True)

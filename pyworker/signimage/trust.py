@@ -16,7 +16,7 @@ Rules, for every file:
 
 And for root:
 
-5. The first root is believed because its keys are pinned, or else on first use.
+5. The first root is believed because pinned keys signed it, or else on first use.
 6. A newer root is signed by the one before it and by itself; versions go up one by one.
 7. Only keys whose certificate names this repository count, and only while it is valid.
 
@@ -26,7 +26,7 @@ it gets that error: an invalid `targets/releases` never falls back to `targets`.
 Specification: TUF 1.0 section 5 as Notary 0.7 practises it (`docs/protocol.md`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -91,6 +91,8 @@ class TrustedRepository:
         floors: Highest version ever seen, by role; the caller keeps them between runs.
         warnings: What people should know although everything is valid, one sentence each.
         files: The believed role files, whole, by role.
+        ignores_expiry: Drop rule 4: for files that were judged before, which still say what
+            versions there were.
     """
 
     gun: str
@@ -99,10 +101,12 @@ class TrustedRepository:
     floors: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    ignores_expiry: bool = False
     _root: Signed[Root] | None = None
     _timestamp: Signed[Timestamp] | None = None
     _snapshot: Signed[Snapshot] | None = None
     _targets: dict[str, Signed[Targets]] = field(default_factory=dict)
+    _entries: dict[str, Delegation] = field(default_factory=dict)  # by name, of believed parents
     _rejected: dict[str, Rejection] = field(default_factory=dict)
 
     # --- Loading, in this order ---
@@ -116,8 +120,8 @@ class TrustedRepository:
         """
         what = self._name(ROOT)
         new = Signed.parse(data, Root, what=what)
-        self.pins.check(new.body, self.gun, self.now, what)
-        self._check_self_signed(new, what, expired=not newest)
+        counting = self.pins.select(new.body, self.gun, self.now, what)
+        self._check_root_signed(new, new.body, what, expired=not newest, counting=counting)
         if newest:
             self._check_floor(ROOT, new.body, what)
             self._check_expiry(new.body, what)
@@ -131,7 +135,7 @@ class TrustedRepository:
         """
         what = f"kept {self._name(ROOT)}"
         kept = Signed.parse(data, Root, what=what)
-        self._check_self_signed(kept, what, expired=True)
+        self._check_root_signed(kept, kept.body, what, expired=True)
         self._accept_root(kept, data)
 
     def rotate_root(self, data: bytes, *, newest: bool) -> None:
@@ -149,7 +153,7 @@ class TrustedRepository:
                 f"{what}: expected version {old.version + 1}, got {new.body.version}"
             )
         try:
-            check_threshold(new, old.roles[ROOT], old.keys, what)
+            self._check_root_signed(new, old, what, expired=True)
         except ThresholdError as error:
             raise RootPinError(
                 f"{what}: version {new.body.version} is not signed by the root key that "
@@ -157,25 +161,34 @@ class TrustedRepository:
                 hint="The repository was re-created, or somebody replaced its trust data. "
                 "Ask its owner before you forget the old root",
             ) from error
-        self._check_self_signed(new, what, expired=not newest)
+        self._check_root_signed(new, new.body, what, expired=not newest)
         if newest:
             self._check_floor(ROOT, new.body, what)
             self._check_expiry(new.body, what)
         self._accept_root(new, data)
 
     def check_same_root(self, data: bytes) -> None:
-        """Refuse another root under the version of the believed one.
+        """Refuse another root that has the version of the believed one, or a lower one.
 
         Raises:
-            RootPinError: It has other keys or other content.
+            RollbackError: It is an older root of the same owner.
+            RootPinError: It is somebody else's, or two have one version.
         """
         what = self._name(ROOT)
-        if Signed.parse(data, Root, what=what).payload != self.root.payload:
-            raise RootPinError(
-                f"{what}: the trust server shows another root than the one believed before",
-                hint="The repository was re-created, or somebody replaced its trust data. "
-                "Ask its owner before you forget the old root",
-            )
+        found = Signed.parse(data, Root, what=what)
+        if found.payload == self.root.payload:
+            return
+        try:
+            self._check_root_signed(found, self.root.body, what, expired=True)
+        except TrustError:
+            pass  # strangers made it
+        else:
+            self._check_floor(ROOT, found.body, what)
+        raise RootPinError(
+            f"{what}: the trust server shows another root than the one believed before",
+            hint="The repository was re-created, or somebody replaced its trust data. "
+            "Ask its owner before you forget the old root",
+        )
 
     def load_timestamp(self, data: bytes) -> None:
         """Believe the server's freshest word (rules 1 to 4)."""
@@ -194,8 +207,7 @@ class TrustedRepository:
         self.timestamp.body.meta[SNAPSHOT].check(data, what=self._name(SNAPSHOT))
         snapshot = self._checked(data, Snapshot, SNAPSHOT)
         self._snapshot = snapshot
-        self._targets.clear()
-        self._rejected.clear()
+        self._forget_targets()
 
     def check_root_is_current(self) -> None:
         """Refuse a snapshot that belongs to another root than the believed one.
@@ -208,7 +220,7 @@ class TrustedRepository:
     def load_targets(self, data: bytes) -> None:
         """Believe the top-level targets that the snapshot names (rules 1 to 4)."""
         self.snapshot.body.meta[TARGETS].check(data, what=self._name(TARGETS))
-        self._targets[TARGETS] = self._checked(data, Targets, TARGETS)
+        self._accept_targets(TARGETS, self._checked(data, Targets, TARGETS))
 
     def load_delegation(self, name: str, data: bytes) -> None:
         """Judge the delegation *name* (rules 1 to 4); a failure is kept for who needs the role."""
@@ -225,7 +237,7 @@ class TrustedRepository:
             self._rejected[name] = Rejection(error, signed.body.version if signed else 0, content)
             self.warnings.append(error.sentence)
             return
-        self._targets[name] = signed
+        self._accept_targets(name, signed)
         self.floors[name] = signed.body.version
         self.files[name] = data
 
@@ -267,7 +279,7 @@ class TrustedRepository:
         """Whether the role *name* may speak for *target*: by its paths and all its parents'."""
         if name == TARGETS:
             return True
-        return self._delegation(name)[1].admits(target) and self.admits(_parent(name), target)
+        return self._delegation(name).admits(target) and self.admits(_parent(name), target)
 
     def delegations(self) -> Iterator[Delegation]:
         """Every delegation that a believed role names, parents before children.
@@ -278,20 +290,14 @@ class TrustedRepository:
         Raises:
             TrustError: There are more than a repository can reasonably have.
         """
-        pending = [TARGETS]
-        count = 0
-        for parent in pending:  # grows while it is walked: children become known by loading
-            signed = self._targets.get(parent)
-            for entry in signed.body.children(parent) if signed else ():
-                if entry.name in pending:
-                    continue
-                count += 1
-                if count > _MAX_DELEGATIONS:
-                    raise TrustError(
-                        f"{self.gun}: expected at most {_MAX_DELEGATIONS} delegations, got more"
-                    )
-                pending.append(entry.name)
-                yield entry
+        pending = self._children(TARGETS)
+        for number, entry in enumerate(pending):  # grows while it is walked
+            if number == _MAX_DELEGATIONS:
+                raise TrustError(
+                    f"{self.gun}: expected at most {_MAX_DELEGATIONS} delegations, got more"
+                )
+            yield entry
+            pending += self._children(entry.name)
 
     def role_keys(self, name: str) -> tuple[Role, Mapping[str, PublicKey]]:
         """Who may sign the role *name*, with the keys by TUF key ID.
@@ -301,8 +307,8 @@ class TrustedRepository:
         """
         if name in self.root.body.roles:
             return self.root.body.roles[name], self.root.body.keys
-        parent, delegation = self._delegation(name)
-        return delegation.role, parent.delegation_keys
+        role = self._delegation(name).role
+        return role, self._targets[_parent(name)].body.delegation_keys
 
     # --- The rules ---
 
@@ -327,7 +333,7 @@ class TrustedRepository:
             )
 
     def _check_expiry(self, body: Body, what: str) -> None:
-        if body.expires.moment <= self.now:
+        if body.expires.moment <= self.now and not self.ignores_expiry:
             raise ExpiredError(
                 f"{what} expired at {body.expires.text}; this machine's clock says "
                 f"{self.now:%Y-%m-%dT%H:%M:%SZ}",
@@ -348,28 +354,51 @@ class TrustedRepository:
             if sentence not in self.warnings:
                 self.warnings.append(sentence)
 
-    def _check_self_signed(self, signed: Signed[Root], what: str, *, expired: bool) -> None:
-        role = signed.body.roles[ROOT]
-        keys = certified_keys(signed.body, self.gun, self.now, what=what, allow_expired=expired)
-        usable = Role(tuple(key_id for key_id in role.keyids if key_id in keys), role.threshold)
-        check_threshold(signed, usable, keys, what)
+    def _check_root_signed(
+        self,
+        signed: Signed[Root],
+        by: Root,
+        what: str,
+        *,
+        expired: bool,
+        counting: Collection[str] | None = None,
+    ) -> None:
+        """Rules 2 and 7 for the root keys of *by*, all of them or the *counting* ones alone."""
+        role = by.roles[ROOT]
+        keys = certified_keys(by, self.gun, self.now, what=what, allow_expired=expired)
+        usable = [each for each in role.keyids if each in keys]
+        if counting is not None:
+            usable = [each for each in usable if each in counting]
+        check_threshold(signed, Role(tuple(usable), role.threshold), keys, what)
 
     def _accept_root(self, signed: Signed[Root], data: bytes) -> None:
         self._root = signed
         self.files = {ROOT: data}
         self.floors[ROOT] = max(signed.body.version, self.floors.get(ROOT, 0))
         self._timestamp = self._snapshot = None
-        self._targets.clear()
-        self._rejected.clear()
+        self._forget_targets()
 
     # --- Delegations ---
 
-    def _delegation(self, name: str) -> tuple[Targets, Delegation]:
-        parent = self._targets.get(_parent(name))
-        for entry in parent.body.children(_parent(name)) if parent else ():
-            if parent is not None and entry.name == name:
-                return parent.body, entry
-        raise TrustError(f"{self.gun} has no delegation {name}")
+    def _accept_targets(self, name: str, signed: Signed[Targets]) -> None:
+        self._targets[name] = signed
+        for entry in signed.body.children(name):
+            self._entries.setdefault(entry.name, entry)  # of two with one name, the first counts
+
+    def _forget_targets(self) -> None:
+        self._targets.clear()
+        self._entries.clear()
+        self._rejected.clear()
+
+    def _children(self, name: str) -> list[Delegation]:
+        signed = self._targets.get(name)
+        names = dict.fromkeys(each.name for each in signed.body.children(name)) if signed else ()
+        return [self._entries[each] for each in names]
+
+    def _delegation(self, name: str) -> Delegation:
+        if name not in self._entries:
+            raise TrustError(f"{self.gun} has no delegation {name}")
+        return self._entries[name]
 
     def _name(self, role: str) -> str:
         return f"{role} of {self.gun}"

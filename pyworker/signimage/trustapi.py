@@ -77,7 +77,10 @@ class TrustApi:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme != "https" or not parts.hostname or parts.query or parts.username:
-            raise InputError(f"trust server: expected an https:// URL, got {self.url[:200]!r}")
+            raise InputError(
+                f"trust server: expected an https:// URL, got {self.url[:200]!r}",
+                hint="Give its address in full, such as https://notary.example.com",
+            )
         self.url = self.url.rstrip("/")
 
     def root(self) -> bytes:

@@ -55,10 +55,20 @@ from signimage.trustapi import TrustApi, default_trust_server
 _COMMANDS = ("buildAndPush",)
 _KEY_ID = re.compile(r"[0-9a-fA-F]{64}")
 _PERCENT = {"Preflight": 5, "Build": 10, "Push": 60, "Sign": 90}
+_UNTOUCHED = "Nothing was pushed or signed"
+# What a step that is canceled leaves behind, by the part of the work it was in.
+_STATES = {
+    "Preflight": _UNTOUCHED,
+    "Build": _UNTOUCHED,
+    "Push": "Tags may be in the registry, and none of them is signed",
+    "Sign": "The tags are in the registry; run the step again to have them signed for certain",
+}
 
 
 class Canceled(BaseException):
     """The agent asked the step to end; not an error, so nothing may handle it as one."""
+
+    state = _UNTOUCHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +101,18 @@ def main() -> int:
     try:
         with _cancellation():
             run(task)
-    except Canceled:
-        task.set_result(
-            Result.FAILED, "The step was canceled; no tag was signed unless the log says so."
-        )
+    except Canceled as canceled:
+        task.set_result(Result.FAILED, f"The step was canceled. {canceled.state}.")
     except SignImageError as error:
-        task.set_result(Result.FAILED, error.sentence, code=error.code)
+        _fail(task, error)
     except TaskError as error:
-        task.set_result(Result.FAILED, InputError(str(error)).sentence, code=InputError.code)
+        _fail(task, InputError(str(error)))
     return 0
+
+
+def _fail(task: Task, error: SignImageError) -> None:
+    error.state = error.state or _UNTOUCHED
+    task.set_result(Result.FAILED, error.sentence, code=error.code)
 
 
 def run(task: Task) -> None:
@@ -120,13 +133,17 @@ def run(task: Task) -> None:
         ):
             if left_out:
                 log.done(f"Left out of the arguments, as this step signs by itself: {left_out}")
-            image = build_push_sign(
-                Order(inputs.repository, inputs.tags, key),
-                _Builder(task, engine, request, inputs),
-                Registry(transport, inputs.repository, inputs.credentials),
-                _trust_server(transport, inputs),
-                log,
-            )
+            try:
+                image = build_push_sign(
+                    Order(inputs.repository, inputs.tags, key),
+                    _Builder(task, engine, request, inputs),
+                    Registry(transport, inputs.repository, inputs.credentials),
+                    _trust_server(transport, inputs),
+                    log,
+                )
+            except Canceled as canceled:
+                canceled.state = _STATES[log.current]
+                raise
     _report(task, image, inputs)
 
 
@@ -219,18 +236,12 @@ def _login(task: Task) -> RegistryLogin | None:
     connection_id = _text(task, "containerRegistry")
     if not connection_id:
         return None
-    try:
-        authorization = task.get_endpoint_authorization(connection_id)
-    except TaskError as error:
-        raise InputError(
-            str(error), hint="Check that the connection exists and that this pipeline may use it"
-        ) from error
+    scheme, parameters = _authorization(task, connection_id)
     connection = ServiceConnection(
         id=connection_id,
-        scheme=authorization.scheme
-        or task.get_endpoint_authorization_scheme(connection_id, required=False),
+        scheme=scheme,
         url=task.get_endpoint_url(connection_id, required=False),
-        parameters={name.lower(): value for name, value in authorization.parameters.items()},
+        parameters=parameters,
         data={
             "registrytype": task.get_endpoint_data_parameter(
                 connection_id, "registrytype", required=False
@@ -238,6 +249,25 @@ def _login(task: Task) -> RegistryLogin | None:
         },
     )
     return registry_login(connection)
+
+
+def _authorization(task: Task, connection_id: str) -> tuple[str, dict[str, str]]:
+    """Scheme and parameters of a connection; agents give them one by one and as JSON."""
+    scheme = task.get_endpoint_authorization_scheme(connection_id, required=False)
+    single = {
+        name: task.get_endpoint_authorization_parameter(connection_id, name, required=False)
+        for name in ("registry", "username", "password")
+    }
+    if scheme and all(single.values()):
+        return scheme, single
+    try:
+        whole = task.get_endpoint_authorization(connection_id)
+    except TaskError as error:
+        raise InputError(
+            str(error), hint="Check that the connection exists and that this pipeline may use it"
+        ) from error
+    parameters = {name.lower(): value for name, value in whole.parameters.items()}
+    return whole.scheme or scheme, {**parameters, **{k: v for k, v in single.items() if v}}
 
 
 def _secure_file(task: Task) -> SecureFile:
@@ -309,13 +339,16 @@ def _debug_log(task: Task) -> Callable[..., object]:
 
 def _signing_key(transport: Transport, inputs: Inputs, folder: Path) -> PrivateKey:
     data = fetch_secure_file(transport, inputs.signing_key)
-    file = KeyFile.parse(data, what=f"secure file {inputs.signing_key.name}")
+    file = KeyFile.parse(data, what=inputs.signing_key.what)
     try:
         key = file.decrypt(os.fsencode(inputs.passphrase) or None)
     except PassphraseError as error:
-        raise PassphraseError(
-            str(error), hint=f"Map the secret variable in env: {REPOSITORY_VARIABLE}"
-        ) from error
+        hint = (
+            f"Check the value of {REPOSITORY_VARIABLE}; it is the passphrase of this key"
+            if inputs.passphrase
+            else f"Map it to the step from a secret variable, in env: {REPOSITORY_VARIABLE}"
+        )
+        raise PassphraseError(str(error), hint=hint) from error
     if file.encrypted:
         KeyStore(folder / "trust").install(data, key.public_key.canonical_id)
     return key
@@ -379,9 +412,11 @@ class _Log:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._is_open = False
+        self.current = "Preflight"
 
     def step(self, text: str) -> None:
         self.close()
+        self.current = text
         self._task.set_progress(_PERCENT[text], text)
         self._task.group(text)
         self._is_open = True
@@ -423,7 +458,9 @@ def _report(task: Task, image: SignedImage, inputs: Inputs) -> None:
         task.write(f"Signed by {', '.join(image.signers) or 'the repository key'}: {reference}")
     task.set_progress(100, "Signed")
     task.set_result(
-        Result.SUCCEEDED, f"{len(image.tags)} tags of {image.repository} are signed and verified"
+        Result.SUCCEEDED,
+        f"{image.repository}: {', '.join(image.tags)} signed by "
+        f"{', '.join(image.signers) or 'the repository key'} and verified",
     )
 
 

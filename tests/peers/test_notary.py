@@ -21,10 +21,11 @@ from signimage.errors import (
     RootPinError,
     UnreachableError,
 )
+from signimage.filemeta import FileMeta
 from signimage.keys import PrivateKey, PublicKey
 from signimage.keystore import KeyStore, Passphrases
 from signimage.lookup import released, signers_of
-from signimage.metadata import RELEASES, ROOT, FileMeta
+from signimage.metadata import RELEASES, ROOT
 from signimage.notary import TrustServer
 from signimage.pinning import RootPins
 from signimage.publication import signing_plan

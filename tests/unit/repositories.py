@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from functools import cache
 
+from signimage.filemeta import Expiry, FileMeta
 from signimage.keys import PrivateKey, PublicKey, Signature, root_certificate
 from signimage.metadata import (
     RELEASES,
@@ -17,8 +18,6 @@ from signimage.metadata import (
     TARGETS,
     TIMESTAMP,
     Body,
-    Expiry,
-    FileMeta,
     Role,
     Root,
     Snapshot,
@@ -127,6 +126,36 @@ def good_root(name: str, *, version: int = 1, gun: str = GUN, since: datetime = 
     )
 
 
+def root_file(body: Root, *names: str) -> bytes:
+    """The file of *body*, signed by the keys *names* with their certificates for `GUN`."""
+    keyids = tuple(certificate(name, GUN, NOW).key_id for name in names)
+    return sign(body, [key(name) for name in names], keyids=keyids)
+
+
+def next_root(old: Root, *names: str, threshold: int = 1) -> Root:
+    """The root after *old*, whose root role has the keys *names*."""
+    certificates = [certificate(name, GUN, NOW) for name in names]
+    return replace(
+        old,
+        keys={**old.keys, **{each.key_id: each for each in certificates}},
+        roles={**old.roles, ROOT: replace(Role.of(*certificates), threshold=threshold)},
+        version=old.version + 1,
+    )
+
+
+def newer(good: GoodRepository) -> GoodRepository:
+    """The next state of *good*: every file but the root has one version more."""
+    return replace(
+        good,
+        targets=replace(good.targets, version=good.targets.version + 1),
+        delegated={
+            name: replace(body, version=body.version + 1) for name, body in good.delegated.items()
+        },
+        snapshot_version=good.snapshot_version + 1,
+        timestamp_version=good.timestamp_version + 1,
+    )
+
+
 def good_targets(signer: str) -> Targets:
     """Targets that entrust the key of *signer* with its own role and with `targets/releases`."""
     keys = [key(signer).public_key]
@@ -145,9 +174,10 @@ def believe(
     now: datetime = NOW,
     pins: RootPins = NO_PINS,
     floors: dict[str, int] | None = None,
+    gun: str = GUN,
 ) -> TrustedRepository:
     """Load *files* in the order of the rules, as a first visitor would."""
-    repository = TrustedRepository(GUN, now, pins, floors if floors is not None else {})
+    repository = TrustedRepository(gun, now, pins, floors if floors is not None else {})
     repository.trust_first_root(files[ROOT])
     repository.load_timestamp(files[TIMESTAMP])
     repository.load_snapshot(files[SNAPSHOT])

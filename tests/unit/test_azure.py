@@ -157,7 +157,7 @@ def test_secure_file_arrives_after_a_busy_server(library: Library) -> None:
 
 
 def test_wrong_ticket_is_quoted_from_the_server(library: Library) -> None:
-    claim = r"^secure file 'ci.key': .* does not let this job read it \(it answered 403: VS800075"
+    claim = r"^secure file ci.key: .* does not let this job read it \(it answered 403: VS800075"
     with pytest.raises(UnauthorizedError, match=claim) as caught:
         fetch(replace(library.file(), ticket="other-s3cret"))
     assert "Authorize the pipeline" in caught.value.hint

@@ -42,6 +42,7 @@ _LAYERS = (
     ("trust",),
     ("pinning",),
     ("metadata",),
+    ("filemeta",),
     ("members",),
     ("keyfile",),
     ("keys",),

@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signimage.errors import FormatError, HashMismatchError
+from signimage.filemeta import Expiry, FileMeta
 from signimage.metadata import (
     RELEASES,
     Body,
-    Expiry,
-    FileMeta,
     Root,
     Signed,
     Snapshot,

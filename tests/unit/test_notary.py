@@ -1,6 +1,5 @@
 """`signimage.notary` against a trust server that lies, loses, collides and hangs up."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,19 +21,17 @@ from signimage.errors import (
     UnauthorizedError,
     UnreachableError,
 )
+from signimage.filemeta import FileMeta
 from signimage.lookup import released, signers, signers_of, signing_roles
-from signimage.metadata import RELEASES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, FileMeta
-from signimage.notary import Publication, TrustServer
-from signimage.pinning import RootPins
-from signimage.publication import signer_plan, signing_plan
-from signimage.transport import Transport, TransportSettings
-from signimage.trustapi import TrustApi
-from signimage.trustcache import TrustCache
-from unit.certificates import make_authority
-from unit.repositories import GUN, IMAGE, NOW, GoodRepository, content, good_root, key, sign
-from unit.small_server import Reply, SmallServer
+from signimage.metadata import RELEASES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
+from signimage.publication import signer_plan
+from unit.repositories import GUN, IMAGE, GoodRepository, content, good_root, key, sign
+from unit.small_server import Reply
 from unit.trust_server import (
+    CI,
+    NEW,
     Fate,
+    Peer,
     TrustServerModel,
     carry_out_and_hang_up,
     error,
@@ -42,38 +39,6 @@ from unit.trust_server import (
     lose,
     refuse,
 )
-
-CI = key("ci").public_key.canonical_id
-NEW = FileMeta(7, {"sha256": bytes(32)})
-
-
-class Peer:
-    """The model behind a real server, and our clients to it."""
-
-    def __init__(self, model: TrustServerModel, server: SmallServer, ca_file: Path) -> None:
-        self.model = model
-        self.server = server
-        self.transport = Transport(TransportSettings(ca_files=(ca_file,), backoff_s=0.001))
-
-    def client(self, cache: Path | None = None, pins: RootPins | None = None) -> TrustServer:
-        return TrustServer(
-            TrustApi(self.transport, self.server.origin, GUN),
-            pins=pins or RootPins(),
-            cache=TrustCache(cache, GUN) if cache else None,
-            clock=lambda: NOW,
-        )
-
-    def sign(self, tag: str = "2.0") -> Publication:
-        return self.client().publish(signing_plan({tag: NEW}, [CI]), {CI: key("ci")})
-
-
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[Peer]:
-    authority = make_authority(tmp_path)
-    model = TrustServerModel.holding(GoodRepository())
-    with SmallServer(model.answer, tls=authority.server_context()) as server:
-        yield Peer(model, server, authority.ca_file)
-
 
 # --- Publishing ---
 

@@ -12,9 +12,10 @@ from signimage.errors import (
     NotASignerError,
     ThresholdError,
 )
+from signimage.filemeta import FileMeta
 from signimage.keys import PrivateKey
 from signimage.lookup import released, signers, signers_of
-from signimage.metadata import RELEASES, ROOT, TARGETS, FileMeta, Role, Root, Targets
+from signimage.metadata import RELEASES, ROOT, TARGETS, Role, Root, Targets
 from signimage.oci import Digest
 from signimage.publication import (
     Plan,

@@ -3,7 +3,8 @@
 import pytest
 
 from signimage.errors import HashMismatchError, NotASignerError, NotSignedError, ThresholdError
-from signimage.metadata import RELEASES, TARGETS, FileMeta
+from signimage.filemeta import FileMeta
+from signimage.metadata import RELEASES, TARGETS
 from signimage.oci import Digest, Repository
 from signimage.signing import Order, check_may_sign, verified
 from unit.repositories import GUN, IMAGE, GoodRepository, believe, content, good_targets, key

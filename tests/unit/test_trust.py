@@ -17,17 +17,9 @@ from signimage.errors import (
     ThresholdError,
     TrustError,
 )
+from signimage.filemeta import FileMeta
 from signimage.lookup import released, signers, signers_of, signing_roles
-from signimage.metadata import (
-    RELEASES,
-    ROOT,
-    SNAPSHOT,
-    TARGETS,
-    TIMESTAMP,
-    Delegation,
-    FileMeta,
-    Role,
-)
+from signimage.metadata import RELEASES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Delegation, Role
 from signimage.pinning import RootPins
 from signimage.trust import TrustedRepository
 from unit.repositories import (

@@ -7,22 +7,22 @@ the snapshot and timestamp keys, and guards versions as the server's memory back
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 
-from signimage.metadata import (
-    ROOT,
-    SNAPSHOT,
-    TIMESTAMP,
-    FileMeta,
-    Root,
-    Signed,
-    Snapshot,
-    Targets,
-    Timestamp,
-)
-from unit.repositories import GUN, LATER, GoodRepository, key, sign
-from unit.small_server import Reply, Request
+from signimage.filemeta import FileMeta
+from signimage.metadata import ROOT, SNAPSHOT, TIMESTAMP, Root, Signed, Snapshot, Targets, Timestamp
+from signimage.notary import Publication, TrustServer
+from signimage.pinning import NO_PINS, RootPins
+from signimage.publication import signing_plan
+from signimage.transport import Transport, TransportSettings
+from signimage.trustapi import TrustApi
+from signimage.trustcache import TrustCache
+from unit.repositories import GUN, LATER, NOW, GoodRepository, key, sign
+from unit.small_server import Reply, Request, SmallServer
 
 _FILE = re.compile(rf"/v2/{re.escape(GUN)}/_trust/tuf/(.*)")
 _PART = re.compile(
@@ -30,6 +30,9 @@ _PART = re.compile(
     rb"Content-Type: application/octet-stream\r\n\r\n(.*?)\r\n--",
     re.DOTALL,
 )
+
+CI = key("ci").public_key.canonical_id
+NEW = FileMeta(7, {"sha256": bytes(32)})
 
 # What becomes of one POST: whether it is carried out, and what is answered.
 Fate = Callable[["TrustServerModel", dict[str, bytes]], Reply]
@@ -168,3 +171,59 @@ def first(rival: Mapping[str, bytes]) -> Fate:
         return model.carry_out(files)
 
     return fate
+
+
+class Peer:
+    """The model behind a real server, and our clients to it."""
+
+    def __init__(self, model: TrustServerModel, server: SmallServer, ca_file: Path) -> None:
+        self.model = model
+        self.server = server
+        self.now = NOW
+        self.transport = Transport(TransportSettings(ca_files=(ca_file,), backoff_s=0.001))
+
+    def client(self, cache: Path | None = None, pins: RootPins = NO_PINS) -> TrustServer:
+        """A new client; *cache* is its trust directory."""
+        return TrustServer(
+            TrustApi(self.transport, self.server.origin, GUN),
+            pins=pins,
+            cache=TrustCache(cache, GUN) if cache else None,
+            clock=self._clock,
+        )
+
+    def sign(self, tag: str = "2.0") -> Publication:
+        """Sign *tag* as the signer `ci`, a first visitor."""
+        return self.client().publish(signing_plan({tag: NEW}, [CI]), {CI: key("ci")})
+
+    def fetched(self) -> list[str]:
+        """What was asked for, in order: `timestamp`, `targets/ci`, `2.root`; "" for a POST."""
+        files = [line.rpartition("/_trust/tuf/")[2] for line in self.server.seen()]
+        return [re.sub(r"(\.[0-9a-f]{64})?\.json$", "", file) for file in files]
+
+    def replace_by_hash(self, role: str, reply: Reply) -> None:
+        """Answer *reply* to whoever asks for the current file of *role* by its hash."""
+        digest = FileMeta.of(self.model.current[role]).sha256.hex()
+        self.model.replies[f"{role}.{digest}.json"] = reply
+
+    @contextmanager
+    def untouched(self, cache: Path | None = None) -> Iterator[None]:
+        """Claim that neither the server's content nor a byte below *cache* changes meanwhile."""
+        before = self._evidence(cache)
+        yield
+        assert self._evidence(cache) == before
+
+    def _clock(self) -> datetime:
+        return self.now
+
+    def _evidence(self, cache: Path | None) -> object:
+        versions = {role: dict(each) for role, each in self.model.versions.items()}
+        return versions, dict(self.model.current), kept(cache) if cache else None
+
+
+def kept(cache: Path) -> dict[str, bytes]:
+    """Every file below *cache* but the lock, which holds nothing."""
+    return {
+        str(path.relative_to(cache)): path.read_bytes()
+        for path in cache.rglob("*")
+        if path.is_file() and path.name != "lock"
+    }
