@@ -12,7 +12,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from signimage.errors import InputError, NotInitializedError, RemoteError, UnreachableError
+from signimage.errors import (
+    InputError,
+    NotASignerError,
+    NotInitializedError,
+    RemoteError,
+    UnreachableError,
+)
 from signimage.filemeta import FileMeta
 from signimage.keys import PrivateKey, PublicKey, certificate, root_certificate
 from signimage.keystore import ROOT as ROOT_KEY
@@ -20,7 +26,13 @@ from signimage.keystore import KeyStore, Passphrases
 from signimage.lookup import signers, signers_of
 from signimage.metadata import RELEASES, ROOT, TARGETS, Role
 from signimage.notary import TrustServer
-from signimage.publication import check_signer_name, signer_plan
+from signimage.publication import (
+    Recovery,
+    check_signer_name,
+    signer_plan,
+    signer_removal_plan,
+    witness_plan,
+)
 from signimage.trust import TrustedRepository, canonical_ids
 
 
@@ -109,14 +121,57 @@ def add_signer(
     plan = signer_plan(name, keys)
     for key in keys:
         _check_not_expired(key, server.clock())
-    ids = canonical_ids(*server.refresh().role_keys(TARGETS))
-    held = next((key_id for key_id in ids if store.find(key_id)), None)
-    if held is None:
+    owner = _repository_key(server, server.refresh(), store, passphrases)
+    return server.publish(plan, owner).repository
+
+
+def remove_signer(
+    server: TrustServer, store: KeyStore, passphrases: Passphrases, name: str
+) -> TrustedRepository:
+    """Take from the signer *name* the right to sign; what others released stays valid.
+
+    Raises:
+        InputError: There is no such signer, or the repository key is not in *store*.
+        NotASignerError: The signer signed last, and no other signer's key is in *store*.
+        SignImageError: The change could not be published.
+    """
+    repository = server.refresh()
+    known = {signer.name: signer for signer in signers(repository)}
+    if name not in known:
         raise InputError(
-            f"{server.gun}: its repository key {' or '.join(ids)} is not in {store.private}",
-            hint="Signers are added where that key is kept, by the owner of the repository",
+            f"{server.gun} has no signer {name}; its signers are {', '.join(known) or 'none'}"
         )
-    return server.publish(plan, {held: store.load(held, passphrases)}).repository
+    others = [key_id for each in known.values() if each.name != name for key_id in each.key_ids]
+    held = [key_id for key_id in dict.fromkeys(others) if store.find(key_id)]
+    keys = _repository_key(server, repository, store, passphrases)
+    if _is_last_to_sign(repository, name):
+        keys |= {key_id: store.load(key_id, passphrases) for key_id in held[:1]}
+    return server.publish(signer_removal_plan(name, list(keys)), keys).repository
+
+
+def witness(
+    server: TrustServer,
+    store: KeyStore,
+    passphrases: Passphrases,
+    roles: Sequence[str],
+    recovery: Recovery,
+) -> TrustedRepository:
+    """Sign *roles* that are invalid again, with keys from *store*.
+
+    Raises:
+        InputError: No key of one of the roles is in *store*.
+        TrustError: A role has not merely expired, and *recovery* does not drop its content.
+        SignImageError: The change could not be published.
+    """
+    repository = server.refresh()
+    keys: dict[str, PrivateKey] = {}
+    for role in roles:
+        ids = canonical_ids(*repository.role_keys(role))
+        held = next((key_id for key_id in ids if store.find(key_id)), None)
+        if held is None:
+            raise InputError(f"{role} of {server.gun}: no key of {' or '.join(ids)} is at hand")
+        keys[held] = store.load(held, passphrases)
+    return server.publish(witness_plan(roles, recovery), keys).repository
 
 
 def inspection(name: str, repository: TrustedRepository) -> dict[str, Any]:
@@ -139,6 +194,30 @@ def inspection(name: str, repository: TrustedRepository) -> dict[str, Any]:
             {"Name": "Repository", "Keys": _key_ids(roles[TARGETS])},
         ],
     }
+
+
+def _repository_key(
+    server: TrustServer,
+    repository: TrustedRepository,
+    store: KeyStore,
+    passphrases: Passphrases,
+) -> dict[str, PrivateKey]:
+    ids = canonical_ids(*repository.role_keys(TARGETS))
+    held = next((key_id for key_id in ids if store.find(key_id)), None)
+    if held is None:
+        raise InputError(
+            f"{server.gun}: its repository key {' or '.join(ids)} is not in {store.private}",
+            hint="Signers are changed where that key is kept, by the owner of the repository",
+        )
+    return {held: store.load(held, passphrases)}
+
+
+def _is_last_to_sign(repository: TrustedRepository, name: str) -> bool:
+    try:
+        signer_removal_plan(name, [])(repository)
+    except NotASignerError:
+        return True
+    return False
 
 
 def _check_not_expired(key: PublicKey, now: datetime) -> None:

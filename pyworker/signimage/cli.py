@@ -20,7 +20,10 @@ from signimage.administration import (
     generate_key,
     initialise_repository,
     inspection,
+    remove_signer,
+    witness,
 )
+from signimage.certificates import Certificate, parse_bundle
 from signimage.errors import (
     FormatError,
     InputError,
@@ -34,13 +37,15 @@ from signimage.lookup import released, signers_of
 from signimage.notary import TrustServer
 from signimage.oci import Reference, Repository
 from signimage.pinning import RootPins
+from signimage.publication import Recovery
 from signimage.registry import TokenAuthorizer
 from signimage.transport import Credentials, Transport, TransportSettings
+from signimage.trust import TrustedRepository
 from signimage.trustapi import TrustApi, default_trust_server
 from signimage.trustcache import TrustCache
 
 EXIT_DONE, EXIT_FAILED, EXIT_INPUT, EXIT_UNDECIDED = 0, 1, 2, 3
-_MAX_PUBLIC_KEY = 256 * 1024  # bytes
+_MAX_PEM = 256 * 1024  # bytes, of a public key or of certificates
 
 
 class Desk:
@@ -67,9 +72,19 @@ class Desk:
         authorizer = TokenAuthorizer(transport, self._credentials(repository.host), scope)
         return TrustServer(
             TrustApi(transport, url, repository.gun, authorizer),
-            pins=RootPins(frozenset(self._arguments.root_key)),
+            pins=RootPins(
+                key_ids=frozenset(self._arguments.root_key),
+                authorities=self._root_authorities(),
+                first_use=not self._arguments.no_first_use,
+            ),
             cache=TrustCache(self.trust_dir, repository.gun),
         )
+
+    def _root_authorities(self) -> tuple[Certificate, ...]:
+        if not self._arguments.root_ca:
+            return ()
+        file = Path(self._arguments.root_ca)
+        return parse_bundle(_read(file), what=str(file))
 
     def _settings(self, url: str) -> TransportSettings:
         host = url.partition("://")[2].partition("/")[0]
@@ -164,9 +179,44 @@ def _signer_add(arguments: argparse.Namespace, desk: Desk) -> int:
     return EXIT_DONE
 
 
+def _signer_remove(arguments: argparse.Namespace, desk: Desk) -> int:
+    for name in arguments.repositories:
+        server = desk.server(Repository.parse(name), actions="pull,push")
+        remove_signer(server, desk.store, desk.passphrases, arguments.name)
+        _tell(
+            arguments,
+            {"repository": server.gun, "signer": arguments.name},
+            f"{arguments.name} may not sign in {server.gun} any more",
+        )
+    return EXIT_DONE
+
+
+def _repo_forget(arguments: argparse.Namespace, desk: Desk) -> int:
+    repository = Repository.parse(arguments.repository)
+    TrustCache(desk.trust_dir, repository.gun).forget()
+    _tell(
+        arguments,
+        {"repository": repository.gun},
+        f"{repository} is forgotten; the next root that is seen is believed at first sight",
+    )
+    return EXIT_DONE
+
+
+def _witness(arguments: argparse.Namespace, desk: Desk) -> int:
+    server = desk.server(Repository.parse(arguments.repository), actions="pull,push")
+    recovery = Recovery.DROP if arguments.drop else Recovery.RESIGN
+    witness(server, desk.store, desk.passphrases, arguments.roles, recovery)
+    _tell(
+        arguments,
+        {"repository": server.gun, "roles": arguments.roles},
+        f"{', '.join(arguments.roles)} of {server.gun} signed again where that was needed",
+    )
+    return EXIT_DONE
+
+
 def _inspect(arguments: argparse.Namespace, desk: Desk) -> int:
     reference = Reference.parse(arguments.image)
-    repository = desk.server(reference.repository).refresh()
+    repository = _refreshed(arguments, desk, reference)
     report = inspection(arguments.image, repository)
     if reference.tag:
         report["SignedTags"] = [
@@ -184,7 +234,7 @@ def _verify(arguments: argparse.Namespace, desk: Desk) -> int:
     reference = Reference.parse(arguments.image)
     if not reference.tag:
         raise InputError(f"{arguments.image}: expected a tag to verify, got none")
-    repository = desk.server(reference.repository).refresh()
+    repository = _refreshed(arguments, desk, reference)
     meta = released(repository, reference.tag)
     digest = f"sha256:{meta.sha256.hex()}"
     signers = signers_of(repository, reference.tag, meta)
@@ -204,15 +254,28 @@ def _verify(arguments: argparse.Namespace, desk: Desk) -> int:
     return EXIT_DONE
 
 
+def _refreshed(
+    arguments: argparse.Namespace, desk: Desk, reference: Reference
+) -> TrustedRepository:
+    repository = desk.server(reference.repository).refresh(offline=arguments.offline)
+    for warning in repository.warnings:
+        sys.stderr.write(f"signimage: warning: {warning}\n")
+    return repository
+
+
 def _public_key(file: Path) -> PublicKey:
+    return PublicKey.from_pem(_read(file), what=str(file))
+
+
+def _read(file: Path) -> bytes:
     try:
         with file.open("rb") as opened:
-            data = opened.read(_MAX_PUBLIC_KEY + 1)
+            data = opened.read(_MAX_PEM + 1)
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from error
-    if len(data) > _MAX_PUBLIC_KEY:
-        raise FormatError(f"{file}: expected a public key, got more than {_MAX_PUBLIC_KEY} bytes")
-    return PublicKey.from_pem(data, what=str(file))
+    if len(data) > _MAX_PEM:
+        raise FormatError(f"{file}: expected at most {_MAX_PEM} bytes, got more")
+    return data
 
 
 def _tell(arguments: argparse.Namespace, value: Any, text: str) -> None:
@@ -236,6 +299,8 @@ def _parser() -> argparse.ArgumentParser:
     repo = _group(commands, "repo", "create trust data")
     init = _remote(repo, "init", _repo_init, "create the trust data of a repository")
     init.add_argument("repository", metavar="REPO", help="registry/path, without a tag")
+    forget = _command(repo, "forget", _repo_forget, "forget what was believed of a repository")
+    forget.add_argument("repository", metavar="REPO", help="one that was created anew")
     signer = _group(commands, "signer", "say who may sign")
     add = _remote(signer, "add", _signer_add, "let a public key sign in repositories")
     add.add_argument(
@@ -247,10 +312,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.add_argument("name", metavar="NAME", help="the signer's name")
     add.add_argument("repositories", metavar="REPO", nargs="+", help="registry/path")
+    remove = _remote(signer, "remove", _signer_remove, "take a signer's right to sign")
+    remove.add_argument("name", metavar="NAME", help="the signer's name")
+    remove.add_argument("repositories", metavar="REPO", nargs="+", help="registry/path")
+    again = _remote(commands, "witness", _witness, "sign expired or orphaned roles again")
+    again.add_argument("repository", metavar="REPO", help="registry/path")
+    again.add_argument("roles", metavar="ROLE", nargs="+", help="e.g. targets/releases")
+    again.add_argument(
+        "--drop",
+        action="store_true",
+        help="drop content that no present key signed, instead of refusing",
+    )
     inspect = _remote(commands, "inspect", _inspect, "show what is signed, and by whom")
     inspect.add_argument("image", metavar="REPO[:TAG]")
+    _offline(inspect)
     verify = _remote(commands, "verify", _verify, "check that a tag is signed")
     verify.add_argument("image", metavar="REPO:TAG[@DIGEST]")
+    _offline(verify)
     verify.add_argument(
         "--signer",
         action="append",
@@ -259,6 +337,14 @@ def _parser() -> argparse.ArgumentParser:
         help="must have signed; may be repeated",
     )
     return parser
+
+
+def _offline(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="where the server cannot be asked, believe what was kept, until that expires",
+    )
 
 
 def _group(commands: Any, name: str, text: str) -> Any:
@@ -270,7 +356,9 @@ def _command(
     commands: Any, name: str, run: Callable[[argparse.Namespace, Desk], int], text: str
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    parser.set_defaults(run=run, trust_server="", ca="", root_key=[])
+    parser.set_defaults(
+        run=run, trust_server="", ca="", root_key=[], root_ca="", no_first_use=False
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     return parser
 
@@ -290,6 +378,14 @@ def _remote(
         action="append",
         metavar="ID",
         help="believe only this root key ID at first use; may be repeated",
+    )
+    parser.add_argument(
+        "--root-ca", metavar="FILE", help="believe only a root that this authority certified (PEM)"
+    )
+    parser.add_argument(
+        "--no-first-use",
+        action="store_true",
+        help="believe no root at first sight that nothing is pinned for",
     )
     return parser
 

@@ -31,6 +31,7 @@ from signimage.errors import (
     FormatError,
     NotFoundError,
     RemoteError,
+    RollbackError,
     RootPinError,
     TooLargeError,
     TrustError,
@@ -124,7 +125,10 @@ class TrustServer:
         except (UnreachableError, UnavailableError) as error:
             if not offline or self.cache is None:
                 raise
-            repository = self._kept(self.cache)
+            try:
+                repository = self._kept(self.cache)
+            except RollbackError:
+                raise error from None  # it fell silent after it had shown something newer
             if repository is None:
                 raise
             end = repository.timestamp.body.expires.text

@@ -238,6 +238,7 @@ class TrustedRepository:
             self.warnings.append(error.sentence)
             return
         self._accept_targets(name, signed)
+        self._rejected.pop(name, None)
         self.floors[name] = signed.body.version
         self.files[name] = data
 

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from peers.stack import Stack
-from signimage.administration import add_signer, generate_key, initialise_repository, inspection
+from signimage.administration import (
+    add_signer,
+    generate_key,
+    initialise_repository,
+    inspection,
+    remove_signer,
+)
 from signimage.errors import (
     CertificateError,
     FormatError,
@@ -196,6 +202,33 @@ def test_sixteen_publishers_at_once_lose_nothing(workstation: Workstation) -> No
     signed = workstation.inspected()["SignedTags"]
     assert sorted(row["SignedTag"] for row in signed) == sorted(tags)
     assert {row["Digest"] for row in signed} == {bytes(range(32)).hex()}
+
+
+def test_a_removed_signer_who_signed_last_leaves_a_repository_that_docker_signs_in(
+    workstation: Workstation,
+) -> None:
+    """Docker's own client leaves one in which nobody can sign any more."""
+    ci = workstation.initialise()
+    qa = workstation.initialise("qa")
+    workstation.sign(ci, "1.0")
+    workstation.sign(qa, "1.0")
+    remove_signer(workstation.server(), workstation.store, workstation.passphrases, "qa")
+    seen = workstation.inspected()
+    assert [signer["Name"] for signer in seen["Signers"]] == ["ci"]
+    assert [row["Signers"] for row in seen["SignedTags"]] == [["ci"]]
+    workstation.sign(ci, "2.0")
+    assert [row["SignedTag"] for row in workstation.inspected()["SignedTags"]] == ["1.0", "2.0"]
+
+
+def test_the_last_signer_is_removed_without_a_trace_that_docker_stumbles_over(
+    workstation: Workstation,
+) -> None:
+    ci = workstation.initialise()
+    workstation.sign(ci, "1.0")
+    remove_signer(workstation.server(), workstation.store, workstation.passphrases, "ci")
+    assert workstation.inspected()["Signers"] == []
+    with pytest.raises(InputError, match="has no signer ci; its signers are none"):
+        remove_signer(workstation.server(), workstation.store, workstation.passphrases, "ci")
 
 
 def test_initialising_twice_changes_nothing(workstation: Workstation) -> None:
