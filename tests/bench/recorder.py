@@ -20,11 +20,13 @@ class Recorder:
     url: str = ""
     requests: list[str] = field(default_factory=list)
     connections: int = 0
+    sent: int = 0  # bytes of bodies to the trust server
+    received: int = 0  # bytes of bodies from it
 
     def reset(self) -> None:
         """Begin to count anew."""
         self.requests.clear()
-        self.connections = 0
+        self.connections = self.sent = self.received = 0
 
 
 @contextmanager
@@ -53,6 +55,8 @@ def recording(target: str, certificate: Path, key: Path, ca_file: Path) -> Itera
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
             content = answer.read()
+            recorder.sent += len(body)
+            recorder.received += len(content)
             connection.close()
             self.send_response_only(answer.status)
             for name, value in answer.getheaders():
