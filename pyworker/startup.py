@@ -5,8 +5,9 @@ The rule of this file: it imports the standard library only, and `signimage` las
 1. An interpreter that can load no native modules: exit code 86, the shim tries the next one.
 2. A packaged task: put `vendor/common` and `vendor/native/<platform>` on the module path.
    A checkout has no `vendor` folder and uses what is installed for the interpreter.
-3. A machine the package holds no native modules for: one sentence, a failed step, exit code 0.
-4. Run the worker: exit code 0 if it returned 0, having reported its own result; 1 otherwise.
+3. A machine the package holds no native modules for: one sentence, a failed step, exit code 87.
+4. Run the worker: exit code 87 if it returned 0, having reported its own result; 1 otherwise.
+   Never 0: that is what any program ends with that calls itself python and runs no worker.
 
 No other exit codes are ever used: the shim reads some of them as "this is no usable Python".
 """
@@ -17,7 +18,7 @@ import sys
 import traceback
 from pathlib import Path
 
-UNFIT = 86
+UNFIT, REPORTED = 86, 87
 HERE = Path(__file__).resolve().parent
 VENDOR = HERE / "vendor"
 
@@ -94,7 +95,7 @@ def use_vendored() -> int | None:
             f"The agent's platform: expected one of {known}, got {found}. "
             "Nothing was built, pushed or signed; run the step on an agent of such a platform."
         )
-        return 0
+        return REPORTED
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if version not in table["pythons"]:
         return unfit(f"no native modules for Python {version} in the package")
@@ -110,7 +111,7 @@ def use_installed() -> None:
 
 
 def run() -> int:
-    """Run the worker and let no exit code but 0 and 1 through."""
+    """Run the worker and let no exit code but 87 and 1 through."""
     try:
         from signimage.worker import main as worker  # noqa: PLC0415 - needs the libraries
 
@@ -126,7 +127,7 @@ def run() -> int:
         )
         sys.stderr.write(f"SignImage stopped on {type(error).__name__} ({place})\n")
         return 1
-    return 0 if status in (0, None) else 1
+    return REPORTED if status in (0, None) else 1
 
 
 def main() -> int:

@@ -1,33 +1,4 @@
 'use strict';
-// After the job, whatever became of it: removes what a killed step left behind.
-//
-// The worker keeps keys and credentials in <Agent.TempDirectory>/signimage-<random> and removes
-// that folder itself. It cannot if it was killed; this runs always, and never fails the job.
+// After the job, whatever became of it, a step that was killed included.
 
-const fs = require('node:fs');
-const path = require('node:path');
-
-function leftovers(temp) {
-    const own = process.getuid ? process.getuid() : null;
-    return fs.readdirSync(temp, { withFileTypes: true })
-        // A link is not a directory here, so nothing outside of the folder is ever entered.
-        .filter((entry) => entry.isDirectory() && entry.name.startsWith('signimage-'))
-        .map((entry) => path.join(temp, entry.name))
-        .filter((folder) => own === null || fs.lstatSync(folder).uid === own);
-}
-
-function main() {
-    const temp = process.env.AGENT_TEMPDIRECTORY;
-    if (!temp || !fs.existsSync(temp)) return;
-    for (const folder of leftovers(temp)) {
-        // Retries are for Windows, where a dying process holds its files for a moment.
-        fs.rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
-    }
-}
-
-try {
-    main();
-} catch (error) {
-    // The agent empties the same folder when the job ends; a note is all that is left to do.
-    console.log(`SignImage could not remove its temporary files (${error.code || error.name}).`);
-}
+require('./leftovers.js').removeLeftovers();

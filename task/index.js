@@ -3,7 +3,7 @@
 // cannot.
 //
 // The contract with pyworker/__main__.py:
-//   exit 0            the worker ran and has reported its own result
+//   exit 87           the worker ran and has reported its own result
 //   UNFIT exit codes  this interpreter cannot run the worker: the next candidate is tried
 //   anything else     the worker ended unexpectedly: the step fails here
 // Microsoft's task library must not be loaded here: loading it deletes the inputs from the
@@ -13,16 +13,19 @@ const { spawn } = require('node:child_process');
 const { once } = require('node:events');
 const path = require('node:path');
 const { candidates } = require('./candidates.js');
+const { removeLeftovers } = require('./leftovers.js');
 
 const WORKER = path.join(__dirname, '..', 'pyworker');
 // -I and -S: nothing of the repository, the user or the machine gets onto the module path.
 // -B: the agent shares the task's folder between jobs, it stays as unpacked.
 // -X utf8: the agent reads UTF-8 on every system, and -I ignores PYTHONUTF8.
 const FLAGS = ['-I', '-S', '-B', '-X', 'utf8'];
+const REPORTED = 87;
 // 86 is the worker's own "not with this interpreter". The others come from what only looks like a
-// Python: 2 is Python 2 refusing -I, 126 and 127 are version-manager shims with nothing behind
-// them, 9009 is the Microsoft Store's placeholder. The worker itself never ends with any of them.
-const UNFIT = new Set([86, 2, 126, 127, 9009]);
+// Python: 0 is any program that ran no worker, 2 is Python 2 refusing -I, 126 and 127 are
+// version-manager shims with nothing behind them, 9009 is the Microsoft Store's placeholder. The
+// worker itself never ends with any of them.
+const UNFIT = new Set([86, 0, 2, 126, 127, 9009]);
 const NEEDED = 'SignImage needs 64-bit CPython 3.10 or newer';
 const STATE = 'What it had pushed or signed by then is not known. The step can be run again.';
 
@@ -64,18 +67,26 @@ async function run(command) {
     }
 }
 
+// Why a candidate was no Python that could run the worker; an empty text if it ran it.
+function unsuitability(code, signal) {
+    if (signal) return '';
+    const reasons = { ENOENT: 'not found', EACCES: 'no right to run it' };
+    if (typeof code === 'string') return reasons[code] || code;
+    return UNFIT.has(code) ? 'unsuitable' : '';
+}
+
 async function main() {
     const tried = [];
     for (const command of candidates(process.env)) {
         const [code, signal] = await run(command);
-        if (code === 0) return;
+        if (code === REPORTED) return undefined;
         if (canceled) return fail('The step was canceled before the worker could finish.');
-        if (signal) return fail(`The worker ended unexpectedly (signal ${signal}). ${STATE}`);
-        if (typeof code === 'number' && !UNFIT.has(code)) {
-            return fail(`The worker ended unexpectedly (exit code ${code}). ${STATE}`);
+        const reason = unsuitability(code, signal);
+        if (!reason) {
+            removeLeftovers();
+            const how = signal ? `signal ${signal}` : `exit code ${code}`;
+            return fail(`The worker ended unexpectedly (${how}). ${STATE}`);
         }
-        const reasons = { ENOENT: 'not found', EACCES: 'no right to run it' };
-        const reason = typeof code === 'string' ? reasons[code] || code : 'unsuitable';
         tried.push(`${command.join(' ')} (${reason})`);
     }
     const explicit = (process.env.INPUT_PYTHONPATH || '').trim() !== '';
@@ -84,6 +95,7 @@ async function main() {
         + (explicit ? 'Correct the input pythonPath or leave it empty.'
             : 'Install Python on the agent, add UsePythonVersion@0 before this step, '
             + 'or set the input pythonPath.'));
+    return undefined;
 }
 
 main().catch((error) => fail(`The task could not start its worker: ${error.message}`));

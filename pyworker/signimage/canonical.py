@@ -29,6 +29,7 @@ MAX_DEPTH = 64
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
+_ENVELOPE = frozenset({"signed", "signatures"})
 _CONTAINERS = frozenset({dict, list})
 _PLAIN = frozenset({str, bool, type(None)})
 _ENCODER = json.JSONEncoder(
@@ -89,9 +90,7 @@ def parse(data: bytes, *, what: str, max_depth: int = MAX_DEPTH) -> Any:
     except FormatError as error:
         raise FormatError(f"{what}: {error}") from error
     except json.JSONDecodeError as error:
-        raise FormatError(
-            f"{what}: expected JSON, got {error.msg} at character {error.pos}"
-        ) from error
+        raise FormatError(f"{what}: expected JSON, got {_not_json(data, error)}") from error
     except UnicodeDecodeError as error:
         raise FormatError(
             f"{what}: expected UTF-8, got byte 0x{data[error.start]:02x} at {error.start}"
@@ -101,6 +100,31 @@ def parse(data: bytes, *, what: str, max_depth: int = MAX_DEPTH) -> Any:
     except RecursionError as error:
         raise FormatError(f"{what}: expected at most {max_depth} levels, got many more") from error
     return value
+
+
+def parse_own_spelling(data: bytes) -> tuple[Any, Any, bytes] | None:
+    """Read a role file that is spelt as we would spell it; None for all others.
+
+    Where spelling the content again gives the same bytes, no member can have been given twice and
+    nothing has to be spelt a second time: a file of 10,000 targets takes a third of the time.
+
+    Returns:
+        The values of `signed` and `signatures`, and the canonical bytes of `signed`.
+    """
+    if b"\\" in data or not data.startswith(b'{"signed":'):
+        return None
+    try:
+        document = _DECODER.decode(data.decode())
+        if type(document) is not dict or document.keys() != _ENVELOPE:
+            return None
+        signed, signatures = document["signed"], document["signatures"]
+        _check_depth(document, MAX_DEPTH)
+        message = _ENCODER.encode(signed).encode(errors="replace")
+        last = _ENCODER.encode(signatures).encode(errors="replace")
+    except (ValueError, RecursionError, FormatError):
+        return None
+    spelt = b'{"signed":%b,"signatures":%b}' % (message, last)
+    return (signed, signatures, message) if spelt == data else None
 
 
 def escape_html(text: str) -> str:
@@ -213,6 +237,15 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+def _not_json(data: bytes, error: json.JSONDecodeError) -> str:
+    text = data.strip()
+    if not text:
+        return "nothing"
+    if text.startswith(b"<"):
+        return "a page of HTML or XML"
+    return f"other text at character {error.pos} ({error.msg})"
+
+
 def _check_depth(value: object, max_depth: int) -> None:
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(max_depth):
@@ -226,3 +259,10 @@ def _check_depth(value: object, max_depth: int) -> None:
             return
     if level:
         raise FormatError(f"expected at most {max_depth} levels, got more")
+
+
+def _refused(literal: str) -> NoReturn:
+    raise FormatError(f"expected an integer, got {literal[:32]}")
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_refused, parse_constant=_refused)

@@ -105,9 +105,11 @@ class Desk:
             found = load_config(str(file)).resolve_authconfig(host)
         except DockerException as error:
             raise InputError(f"credentials for {host} cannot be read from {file}") from error
-        if not found or not found.get("username"):
+        # A credential helper's answer comes with capitals, what stands in the file without.
+        known = {name.lower(): value for name, value in (found or {}).items()}
+        if not known.get("username"):
             return None
-        return Credentials(found["username"], found.get("password") or "")
+        return Credentials(known["username"], known.get("password") or "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

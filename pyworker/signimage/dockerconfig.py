@@ -18,7 +18,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,16 +230,44 @@ def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
+    """The user's settings, without members of a form that Docker's programs would stumble over."""
     file = folder / "config.json"
     try:
         settings = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return {}
+    except (FileNotFoundError, PermissionError):
+        return {}  # Docker goes on without, too
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: expected Docker's configuration in JSON") from error
+        raise InputError(
+            f"{file}: expected Docker's configuration in JSON", hint="Mend or remove the file"
+        ) from error
     if not isinstance(settings, dict):
         raise InputError(f"{file}: expected Docker's configuration, a JSON object")
-    return settings
+    return {name: value for name, value in settings.items() if _FORMS.get(name, _any)(value)}
+
+
+def _any(_value: Any) -> bool:
+    return True
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+
+
+def _is_objects(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
+
+
+def _is_proxies(value: Any) -> bool:
+    return _is_objects(value) and all(_is_texts(each) for each in value.values())
+
+
+_FORMS: Mapping[str, Callable[[Any], bool]] = {
+    "auths": _is_objects,
+    "cliPluginsExtraDirs": lambda value: isinstance(value, list),
+    "credHelpers": _is_texts,
+    "currentContext": lambda value: isinstance(value, str),
+    "proxies": _is_proxies,
+}
 
 
 def _private_settings(
@@ -248,12 +276,9 @@ def _private_settings(
     settings = {name: theirs[name] for name in _KEPT_SETTINGS if name in theirs}
     plugins = original / "cli-plugins"
     if plugins.is_dir():  # Docker looks for these beside its config.json
-        extra = settings.get("cliPluginsExtraDirs")
-        extra = extra if isinstance(extra, list) else []
-        settings["cliPluginsExtraDirs"] = [str(plugins), *extra]
+        settings["cliPluginsExtraDirs"] = [str(plugins), *settings.get("cliPluginsExtraDirs", [])]
     for name in ("auths", "credHelpers"):  # a credsStore would hide our own login
-        known = theirs.get(name)
-        known = known if isinstance(known, dict) else {}
+        known = theirs.get(name, {})
         settings[name] = {key: value for key, value in known.items() if key not in auths}
     for key, credentials in auths.items():
         pair = f"{credentials.username}:{credentials.password}".encode()
@@ -281,7 +306,7 @@ def _context_name(environ: Mapping[str, str], original: Path) -> str:
 
 
 def _context_address(original: Path, name: str) -> EngineAddress:
-    identity = hashlib.sha256(name.encode()).hexdigest()
+    identity = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
     file = original / "contexts" / "meta" / identity / "meta.json"
     try:
         endpoint = json.loads(file.read_bytes())["Endpoints"]["docker"]

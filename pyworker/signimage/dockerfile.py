@@ -12,6 +12,8 @@ from pathlib import Path
 from signimage.errors import InputError
 
 DOCKERFILE_MAX = 1024 * 1024  # bytes; longer ones exist only by mistake
+# A host and path of 255 characters, a tag of 128 and a digest are less than half of it.
+_NAME_MAX = 1024  # characters; an argument that is named many times would grow without a limit
 _FROM = re.compile(
     r"^[ \t]*FROM[ \t]+(?:--\S+[ \t]+)*(?P<image>\S+)(?:[ \t]+AS[ \t]+(?P<stage>\S+))?[ \t]*$",
     re.IGNORECASE | re.MULTILINE,
@@ -78,9 +80,10 @@ def base_image(dockerfile: Path) -> str | None:
     with dockerfile.open("rb") as file:
         text = file.read(DOCKERFILE_MAX).decode("utf-8", "replace").replace("\r\n", "\n")
     stages = list(_FROM.finditer(text))
-    if not stages:
+    if not stages or len(stages[-1]["image"]) > _NAME_MAX:
         return None
-    defaults = {name: value for name, _, value in _ARG.findall(text[: stages[0].start()])}
+    arguments = _ARG.findall(text[: stages[0].start()])
+    defaults = {name: value for name, _, value in arguments if len(value) <= _NAME_MAX}
     image = _VARIABLE.sub(lambda m: defaults.get(m[1] or m[2], m[0]), stages[-1]["image"])
     earlier = {stage["stage"].lower() for stage in stages[:-1] if stage["stage"]}
     if "$" in image or image.lower() == "scratch" or image.lower() in earlier:

@@ -25,7 +25,7 @@ from signimage import canonical
 from signimage.errors import FormatError
 from signimage.filemeta import Expiry, FileMeta, file_metas
 from signimage.keys import PublicKey, Signature
-from signimage.members import Members, strict_base64
+from signimage.members import Members, kind_of, strict_base64
 
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
 BASE_ROLES = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
@@ -35,8 +35,11 @@ RELEASES = "targets/releases"
 # How long Notary's clients let new files live (notary.go, NotaryDefaultExpiries).
 LIFETIMES = {ROOT: timedelta(days=10 * 365), TARGETS: timedelta(days=3 * 365)}
 
+_ENVELOPE = ("signed", "signatures")
 _DELEGATION_NAME = re.compile(r"targets(?:/[-a-z0-9_]+)+", re.ASCII)
 _MAX_ROLE_NAME = 255  # bytes; Notary's limit
+# A root has one more for each former root key; to try one costs up to 1 ms.
+_MAX_SIGNATURES = 1000
 _MAX_VERSION = 2**31 - 1  # the server's PostgreSQL column is a 32-bit integer
 
 
@@ -118,7 +121,7 @@ class Root:
         )
         keys = _keys(members.map("keys"), what)
         roles = {
-            name: _role(Members(role, f"{what}: role {name}", ("keyids", "threshold")), keys)
+            name: _role(Members(role, _of_role(name, what), ("keyids", "threshold")), keys)
             for name, role in members.map("roles").items()
         }
         for name in BASE_ROLES:
@@ -315,15 +318,24 @@ def _parsed(data: bytes, kind: type[B]) -> "Signed[B]":
 
 
 def _read(data: bytes, kind: type[B], what: str) -> "Signed[B]":
-    members = Members(canonical.parse(data, what=what), what, ("signed", "signatures"))
+    own = canonical.parse_own_spelling(data)
+    signed, signatures, message = own or (None, None, b"")
+    document = {"signed": signed, "signatures": signatures} if own else None
+    members = Members(document or canonical.parse(data, what=what), what, _ENVELOPE)
     signed = members.map("signed")
     if signed.get("_type") != kind.TYPE:
+        raise FormatError(f"{what}: expected _type {kind.TYPE}, got {_shown(signed.get('_type'))}")
+    entries = members.list("signatures")
+    if len(entries) > _MAX_SIGNATURES:
         raise FormatError(
-            f"{what}: expected _type {kind.TYPE}, got {str(signed.get('_type'))[:60]!r}"
+            f"{what}: expected at most {_MAX_SIGNATURES} signatures, got {len(entries)}"
         )
-    signatures = tuple(_signature(entry, what) for entry in members.list("signatures"))
+    made = tuple(_signature(entry, what) for entry in entries)
     body = kind.from_json(signed, what)
-    return Signed(body, signatures, canonical.encode(signed))  # type: ignore[arg-type]  # kind is type[B]
+    try:
+        return Signed(body, made, message or canonical.encode(signed))  # type: ignore[arg-type]  # kind is type[B]
+    except FormatError as error:
+        raise FormatError(f"{what}: {error}") from error
 
 
 def payload(body: Body) -> bytes:
@@ -353,6 +365,10 @@ def is_delegation(name: str) -> bool:
     return bool(_DELEGATION_NAME.fullmatch(name)) and len(name) <= _MAX_ROLE_NAME
 
 
+def _shown(value: Any) -> str:
+    return repr(value[:60]) if isinstance(value, str) else kind_of(value)
+
+
 def _keys(values: Mapping[str, Any], what: str) -> dict[str, PublicKey]:
     return {key_id: PublicKey.from_json(value, what=what) for key_id, value in values.items()}
 
@@ -363,6 +379,10 @@ def _role(members: Members, keys: Mapping[str, PublicKey]) -> Role:
         if key_id not in keys:
             raise FormatError(f"{members.what}: key {key_id[:64]!r} is not in the same file")
     return role
+
+
+def _of_role(name: str, what: str) -> str:
+    return f"{what}: role {name if name in BASE_ROLES else repr(name[:64])}"
 
 
 def _delegation(value: Any, keys: Mapping[str, PublicKey], what: str) -> Delegation:

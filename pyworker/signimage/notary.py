@@ -53,9 +53,13 @@ _MAX_ROOT_STEPS = 1000
 
 # 64 writers on one repository needed at most 9 tries; the time limit is what ends a hopeless one.
 _PUBLISH_DEADLINE_S = 180.0
+# A server that restarts is back by then; one that stays away is not waited for.
+_OUTAGE_S = 60.0
 _BACKOFF_S, _BACKOFF_CAP_S = 0.02, 1.0
 # The server's race ends with the publication it ran beside; those take some hundredths.
 _SETTLE_S = 1.0
+# Whoever is hit by it notices after that time, and repairs it within a few tries.
+_PATIENCE_S = 10.0
 
 # No later attempt will be answered differently.
 _FINAL = (UnauthorizedError, NotFoundError, TooLargeError)
@@ -235,6 +239,13 @@ class TrustServer:
                 if done is not None:
                     return done
 
+    def restore_floors(self, floors: Mapping[str, int]) -> None:
+        """Lower floors to what they were: a publisher's own update was undone by the server.
+
+        What the cache holds stays as it is; the next version is above it.
+        """
+        self._floors.update(floors)
+
     # --- First publication ---
 
     def check_write(self) -> None:
@@ -257,7 +268,14 @@ class TrustServer:
 
         Raises:
             ConflictError: Somebody initialised the repository at the same moment.
+            RootPinError: The repository had trust data before, which would contradict the new.
         """
+        if self._root:
+            raise RootPinError(
+                f"{self.gun} had trust data when we looked last, and {self.api.url} has none now",
+                hint="If it was deleted on purpose, forget it first: "
+                f"signimage repo forget {self.gun}",
+            )
         server_keys = {role: self.api.key(role) for role in (SNAPSHOT, TIMESTAMP)}
         keys = {ROOT: root_key, TARGETS: targets_key, **server_keys}
         files = first_files(keys, signers, self.clock())
@@ -324,28 +342,67 @@ class _Attempt:
     signers: Mapping[str, Signer]
     number: int = 0
     roles: tuple[str, ...] = ()
-    trouble: RemoteError | None = None
+    trouble: RemoteError | RollbackError | None = None
     _begun: float = field(default_factory=time.monotonic)
     _used: dict[str, int] = field(default_factory=dict)  # versions that are taken, by role
     _conflicted: dict[str, int] = field(default_factory=dict)  # the base of the last conflict
+    _believed: dict[str, int] = field(default_factory=dict)  # floors of what was sent, before it
+    _patience_until: float | None = None
+    _outdated: int = 0  # the timestamp that was current before the last acknowledged update
     _is_settled: bool = False
+    _acknowledged: int = 0
+    _outage_since: float | None = None
 
     def run(self) -> Publication | None:
         """Look, and send what is missing; gives the publication once nothing is."""
         try:
+            done = self._step()
+        except RollbackError as error:
+            done = None
+            self._take_back(error)
+        if done is None:
+            self._pause()
+        return done
+
+    def _step(self) -> Publication | None:
+        try:
             repository = self.server.refresh()
+            self._check_later(repository)
         except RemoteError as error:
             if self.number == 0 or isinstance(error, _FINAL):
                 raise
             self.trouble = error
-        else:
-            changes = self.plan(repository)
-            if not changes and self._may_rest():
-                return Publication(repository, self.roles, self.number)
-            if changes:
-                self._send(repository, changes)
-        self._pause()
+            return None
+        changes = self.plan(repository)
+        self._patience_until = None
+        if not changes and self._may_rest():
+            return Publication(repository, self.roles, self.number)
+        if changes:
+            self._send(repository, changes)
         return None
+
+    def _take_back(self, error: RollbackError) -> None:
+        """Look again after the server's race undid an update that somebody has seen already.
+
+        If it was ours, what we believed before it is good enough again: it is as if the update
+        had never been taken. If it was another's, that one is about to publish it again.
+        """
+        now = time.monotonic()
+        self._patience_until = self._patience_until or now + _PATIENCE_S
+        if now > self._patience_until:
+            raise error
+        self.server.restore_floors(self._believed)
+        self.trouble = error
+
+    def _check_later(self, repository: TrustedRepository) -> None:
+        """Refuse a state from before our update, which a cache on the way may still show.
+
+        The server signs a new timestamp for every update that it acknowledges.
+        """
+        if repository.timestamp.body.version <= self._outdated:
+            raise UnavailableError(
+                f"{self.server.gun} is still shown as it was before it was published"
+            )
 
     def _may_rest(self) -> bool:
         """Whether what is there now will still be there in a moment."""
@@ -363,6 +420,7 @@ class _Attempt:
             for role, content in changes.items()
         }
         files = signed_files(repository, changes, versions, self.signers)
+        self._believed = {role: repository.floors.get(role, 0) for role in files}
         try:
             self.server.api.post(files)
         except (UnreachableError, UnavailableError) as error:
@@ -377,13 +435,23 @@ class _Attempt:
         else:
             # Where the server then loses the update, its version stays taken.
             self.roles, self._used, self.trouble = tuple(files), versions, None
+            self._acknowledged += 1
+            self._outdated = repository.timestamp.body.version
+
+    def _excuse(self) -> str:
+        if self._acknowledged:
+            return f"the server acknowledged {self._acknowledged} of them and shows none"
+        return "other publishers won"
 
     def _learn(self, changes: Changes) -> None:
         """After two conflicts on one base nobody was faster: a version number is used up."""
         base = {role: content.version for role, content in changes.items()}
         if base == self._conflicted:
             api = self.server.api
-            self._used = {role: api.newest_version(role, base[role]) for role in base}
+            try:
+                self._used = {role: api.newest_version(role, base[role]) for role in base}
+            except (UnreachableError, UnavailableError):
+                return  # the next conflict asks again
             if self._used.get(ROOT, 0) > base.get(ROOT, 0):
                 raise WedgedRootError(
                     f"{api.gun}: {api.url} holds root version {self._used[ROOT]}, but refers to "
@@ -395,17 +463,27 @@ class _Attempt:
 
     def _has_moved(self, repository: TrustedRepository) -> bool:
         """Whether somebody published since *repository* was fetched; a refusal may be due to it."""
-        now = self.server.refresh()
+        try:
+            now = self.server.refresh()
+        except (UnreachableError, UnavailableError):
+            return True  # not known; the next try shows
         return now.snapshot.body.version != repository.snapshot.body.version
 
     def _pause(self) -> None:
         """Wait a random time, so that publishers who collided do not collide again."""
-        if time.monotonic() > self._begun + _PUBLISH_DEADLINE_S:
+        now = time.monotonic()
+        if isinstance(self.trouble, (UnreachableError, UnavailableError)):
+            self._outage_since = self._outage_since or now
+            if now > self._outage_since + _OUTAGE_S:
+                raise self.trouble
+        else:
+            self._outage_since = None
+        if now > self._begun + _PUBLISH_DEADLINE_S:
             raise ConflictError(
                 f"{self.server.gun} could not be published in {_PUBLISH_DEADLINE_S:.0f} seconds "
-                f"and {self.number} tries: {self.trouble or 'other publishers won'}",
-                hint="Nothing was lost; run it again",
+                f"and {self.number} tries: {self.trouble or self._excuse()}",
+                hint="Nothing that was signed before was lost; run it again",
             )
-        if self.trouble is not None:
+        if self.trouble is not None or self.number > 1:
             limit_s = min(_BACKOFF_CAP_S, _BACKOFF_S * 2 ** min(self.number, 10))
             time.sleep(random.uniform(0, limit_s))  # noqa: S311 -- spreads load, guards nothing

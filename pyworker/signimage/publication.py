@@ -92,6 +92,45 @@ def signing_plan(
     return plan
 
 
+def revocation_plan(tags: Collection[str], key_ids: Collection[str]) -> Plan:
+    """Take *tags* out of every role that holds them, so that nobody vouches for them any more.
+
+    Args:
+        tags: Those that no role holds are passed over.
+        key_ids: Canonical IDs of the keys at hand.
+
+    The plan raises `NotASignerError` where a role holds one of them and no key of it is at hand:
+    somebody would still vouch for what is called revoked.
+    """
+    return lambda repository: _without_tags(repository, lambda tag: tag in tags, key_ids)
+
+
+def whole_revocation_plan(key_ids: Collection[str]) -> Plan:
+    """Take all tags out of every role, on the terms of `revocation_plan`."""
+    return lambda repository: _without_tags(repository, lambda _tag: True, key_ids)
+
+
+def _without_tags(
+    repository: TrustedRepository, is_revoked: Callable[[str], bool], key_ids: Collection[str]
+) -> Changes:
+    changes: dict[str, Root | Targets] = {}
+    missing = []
+    for role in (TARGETS, *(entry.name for entry in repository.targets().children(TARGETS))):
+        old = repository.targets(role)
+        kept = {tag: meta for tag, meta in old.targets.items() if not is_revoked(tag)}
+        if len(kept) == len(old.targets):
+            continue
+        changes[role] = replace(old, targets=kept)
+        if set(key_ids).isdisjoint(canonical_ids(*repository.role_keys(role))):
+            missing.append(role)
+    if missing:
+        raise NotASignerError(
+            f"{repository.gun}: no key at hand may take tags out of {', '.join(missing)}",
+            hint="Revoke them where the keys of all these roles are; nothing was changed",
+        )
+    return changes
+
+
 def continued(repository: TrustedRepository, role: str, recovery: Recovery) -> Targets:
     """The content that a new version of *role* builds on.
 

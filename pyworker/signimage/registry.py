@@ -24,6 +24,7 @@ from signimage.errors import (
     CertificateError,
     FormatError,
     HashMismatchError,
+    InputError,
     NotFoundError,
     RemoteError,
     UnauthorizedError,
@@ -45,6 +46,7 @@ from signimage.transport import (
 MANIFEST_MAX = 4 * 1024 * 1024  # bytes; the least a registry must take (OCI 1.1), and usual
 ANSWER_MAX = 64 * 1024  # bytes; tokens of some registries reach 10 KiB
 LIFETIME_MIN_S = 60.0  # of a token without `expires_in`, as the token specification says
+LIFETIME_MAX_S = 86_400.0  # far longer than any step; `expires_in` may be any number
 EARLY_S = 10.0  # a token is not used in its last seconds: clocks and networks differ
 PROBE_S = 5.0  # for finding out whether https answers on loopback, as Docker does
 
@@ -173,7 +175,8 @@ def _token_url(offer: Challenge, scope: str, asked_by: str) -> str:
     realm = offer.parameters["realm"]
     try:
         parts = urlsplit(realm)
-        host = parts.hostname or ""
+        usable = parts.port != 0 and re.fullmatch(r"[\x21-\x7e]+", realm)
+        host = (usable and parts.hostname) or ""
     except ValueError:
         parts, host = urlsplit(""), ""
     local = is_loopback(host) and is_loopback(urlsplit(asked_by).hostname or "")
@@ -203,7 +206,7 @@ def _read_token(response: Response) -> tuple[str, float]:
         raise FormatError(f"token of {shown(response.url)}: expected a token, got none")
     lifetime = fields.get("expires_in")
     if isinstance(lifetime, (int, float)) and lifetime > LIFETIME_MIN_S:
-        return token, float(lifetime)
+        return token, float(min(lifetime, LIFETIME_MAX_S))
     return token, LIFETIME_MIN_S
 
 
@@ -235,10 +238,10 @@ class Registry:
         response = self._request("POST", "blobs/uploads/", max_bytes=ANSWER_MAX, body=b"")
         if response.status != http.client.ACCEPTED:
             raise self._refused(response, "push to")
-        location = urljoin(response.url, response.headers.get("Location", ""))
-        if origin(location) == origin(response.url):
-            # Only tidiness: registries drop abandoned uploads by themselves.
-            with suppress(RemoteError, FormatError):
+        # Only tidiness: registries drop abandoned uploads by themselves.
+        with suppress(RemoteError, FormatError, InputError, ValueError):  # or no address at all
+            location = urljoin(response.url, response.headers.get("Location", ""))
+            if origin(location) == origin(response.url):
                 self._transport.request(
                     "DELETE",
                     location,

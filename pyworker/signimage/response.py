@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from signimage.errors import FormatError, NotFoundError, RemoteError, UnauthorizedError
 
 _QUOTED_MAX = 300  # characters of a server's own words in our messages
-_UNREADABLE = re.compile(r"[^\x20-\x7e\xa1-\U0010ffff]+")
+_UNREADABLE = re.compile(r"[^\x20-\x7e\xa1-\u2027\u202a-\ud7ff\ue000-\U0010ffff]+")
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,6 +192,7 @@ class TrustedRepository:
 
     def load_timestamp(self, data: bytes) -> None:
         """Believe the server's freshest word (rules 1 to 4)."""
+        self.warnings.clear()
         self._check_expiry(self.root.body, self._name(ROOT))
         self._warn_of_root_expiry()
         self._timestamp = self._checked(data, Timestamp, TIMESTAMP)
@@ -429,8 +430,9 @@ def check_threshold(
         TrustError: A key does not have the ID under which the role names it.
     """
     valid = set()
+    keyids = frozenset(role.keyids)
     for signature in signed.signatures:
-        if signature.keyid not in role.keyids or signature.keyid in valid:
+        if signature.keyid not in keyids or signature.keyid in valid:
             continue
         key = keys[signature.keyid]
         if key.key_id != signature.keyid:

@@ -75,10 +75,12 @@ class TrustApi:
     authorizer: Authorizer | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme != "https" or not parts.hostname or parts.query or parts.username:
+        if not _is_address(self.url):
+            # What was given may hold a password.
+            shown = self.url.rpartition("@")[2].partition("?")[0]
             raise InputError(
-                f"trust server: expected an https:// URL, got {self.url[:200]!r}",
+                "trust server: expected an https:// URL without account, query and fragment, "
+                f"got {shown[:200]!r}",
                 hint="Give its address in full, such as https://notary.example.com",
             )
         self.url = self.url.rstrip("/")
@@ -90,7 +92,7 @@ class TrustApi:
             NotInitializedError: The server holds no trust data for the repository.
         """
         response = self._get("root.json", _MAX_ROOT, fresh=True)
-        if response.status == HTTPStatus.NOT_FOUND:
+        if _is_absent(response):
             raise NotInitializedError(
                 f"{self.gun} has no trust data on {self.url}",
                 hint=f"Its owner can initialise it with: signimage repo init {self.gun}",
@@ -117,7 +119,7 @@ class TrustApi:
                 f"{role} of {self.gun}: expected at most {_MAX_FILE} bytes, got {length}"
             )
         response = self._get(f"{role}.{sha256.hex()}.json", length, fresh=False)
-        if response.status == HTTPStatus.NOT_FOUND:
+        if _is_absent(response):
             raise NotFoundError(
                 f"{role} of {self.gun}: {self.url} names a file that it does not have",
                 hint="If this lasts, the repository's trust data is damaged; its owner must "
@@ -144,7 +146,7 @@ class TrustApi:
         version = above
         while version < above + _MAX_ORPHANS:
             response = self._get(f"{version + 1}.{role}.json", _MAX_FILE, fresh=True)
-            if response.status == HTTPStatus.NOT_FOUND:
+            if _is_absent(response):
                 break
             self._content(response)
             version += 1
@@ -196,18 +198,40 @@ class TrustApi:
         if response.status == HTTPStatus.BAD_REQUEST and "VERSION" in _error_codes(response):
             return ConflictError(f"{self.gun} was changed by somebody else on {self.url}")
         error = refusal(response, _WHAT)
+        error.hint = "Check that this is the address of a trust server (Notary v1)"
         if isinstance(error, UnauthorizedError):
-            error.hint = "The account needs the right to push to the repository, and to sign in it"
-        elif (
+            return UnauthorizedError(
+                f"trust server {self.url} does not let the account publish {self.gun} (it answered "
+                f"{response.status})",
+                hint="The account needs the right to push to the repository, and to sign in it",
+            )
+        if (
             response.status == HTTPStatus.TOO_MANY_REQUESTS
             or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         ):
-            return UnavailableError(str(error), hint=error.hint)
+            return UnavailableError(str(error), hint="Try again; its operator can see why")
         return error
 
     @property
     def _base(self) -> str:
         return f"{self.url}/v2/{self.gun}/_trust/tuf"
+
+
+def _is_address(url: str) -> bool:
+    """Whether *url* is what a trust server's address looks like."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return usable and not parts.query and not parts.fragment and "@" not in parts.netloc
+
+
+def _is_absent(response: Response) -> bool:
+    """Whether a trust server says that it has no such file; any other 404 is no such answer."""
+    return response.status == HTTPStatus.NOT_FOUND and "METADATA_NOT_FOUND" in _error_codes(
+        response
+    )
 
 
 def _error_codes(response: Response) -> frozenset[str]:

@@ -48,6 +48,8 @@ class TrustCache:
         raised = {**kept, **{role: max(floors[role], kept.get(role, 0)) for role in floors}}
         if raised != kept:
             _replace(self._own / "floors.json", json.dumps(raised, sort_keys=True).encode())
+        if any(kept.get(role, 0) > floors.get(role, 0) for role in files):
+            return  # another process has kept a newer state meanwhile
         for role, data in files.items():
             if self.read(role) != data:
                 _replace(self._metadata / f"{role}.json", data)

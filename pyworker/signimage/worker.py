@@ -14,13 +14,11 @@ What the agent does with all this: `docs/architecture.md`, "The step and its age
 import os
 import re
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 
 from azure_pipelines_task_lib import (
     Result,
@@ -37,6 +35,7 @@ from signimage.azure import (
     pipeline_labels,
     registry_login,
 )
+from signimage.cancellation import Canceled, cancellation
 from signimage.dockerconfig import private_config
 from signimage.dockerfile import build_context, find_dockerfile
 from signimage.engine import BuildRequest, Docker, split_arguments
@@ -45,7 +44,7 @@ from signimage.keyfile import KeyFile
 from signimage.keys import PrivateKey
 from signimage.keystore import REPOSITORY_VARIABLE, ROOT_VARIABLE, KeyStore
 from signimage.notary import TrustServer
-from signimage.oci import Digest, Repository, check_tag
+from signimage.oci import DOCKER_HUB, Digest, Repository, check_tag
 from signimage.pinning import RootPins
 from signimage.registry import Registry, TokenAuthorizer
 from signimage.signing import Order, SignedImage, build_push_sign
@@ -63,12 +62,6 @@ _STATES = {
     "Push": "Tags may be in the registry, and none of them is signed",
     "Sign": "The tags are in the registry; run the step again to have them signed for certain",
 }
-
-
-class Canceled(BaseException):
-    """The agent asked the step to end; not an error, so nothing may handle it as one."""
-
-    state = _UNTOUCHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +92,17 @@ def main() -> int:
     """Run the step; gives the exit code, which is 0 whenever a result was reported."""
     task = Task(os.environ, standard_output(), take=(REPOSITORY_VARIABLE, ROOT_VARIABLE))
     try:
-        with _cancellation():
+        with cancellation():
             run(task)
     except Canceled as canceled:
-        task.set_result(Result.FAILED, f"The step was canceled. {canceled.state}.")
+        task.set_result(Result.FAILED, f"The step was canceled. {canceled.state or _UNTOUCHED}.")
     except SignImageError as error:
         _fail(task, error)
     except TaskError as error:
         _fail(task, InputError(str(error)))
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        _fail(task, InputError(f"this machine does not let the step work: {what}"))
     return 0
 
 
@@ -124,7 +120,7 @@ def run(task: Task) -> None:
     inputs = read_inputs(task)
     with _private_folder(task) as folder, Transport(_settings(task, inputs)) as transport:
         request, left_out = _build_request(task, inputs)
-        key = _signing_key(transport, inputs, folder)
+        key = _signing_key(task, transport, inputs, folder)
         auths = {login.auth_key: login.credentials for login in [inputs.login] if login}
         with (
             private_config(folder, auths, os.environ) as config,
@@ -196,7 +192,10 @@ def _text(task: Task, name: str, *, required: bool = False) -> str:
 
 def _switch(task: Task, name: str) -> bool:
     """A boolean input that is on unless it is switched off."""
-    return _text(task, name).lower() not in ("false", "0", "no")
+    value = _text(task, name).lower() or "true"
+    if value not in ("true", "false"):
+        raise InputError(f"input {name}: expected true or false, got {value[:40]!r}")
+    return value == "true"
 
 
 def _list(task: Task, name: str) -> tuple[str, ...]:
@@ -219,7 +218,14 @@ def _tags(task: Task) -> tuple[str, ...]:
 def _repository(task: Task, login: RegistryLogin | None) -> Repository:
     # Docker@2 lower-cases names and removes blanks; pipelines that move here rely on it.
     name = re.sub(r"\s", "", _text(task, "repository", required=True)).lower()
-    return Repository.parse(name, host=login.host if login else "")
+    repository = Repository.parse(name, host=login.host if login else "")
+    if login is None and repository.host == DOCKER_HUB:
+        raise InputError(
+            "input containerRegistry: expected a service connection, got none, and the input "
+            "repository names no registry either",
+            hint="Name the service connection of the registry",
+        )
+    return repository
 
 
 def _root_keys(task: Task) -> frozenset[str]:
@@ -264,7 +270,9 @@ def _authorization(task: Task, connection_id: str) -> tuple[str, dict[str, str]]
         whole = task.get_endpoint_authorization(connection_id)
     except TaskError as error:
         raise InputError(
-            str(error), hint="Check that the connection exists and that this pipeline may use it"
+            str(error),
+            hint="Check that the connection exists and that this pipeline may use it. A shell "
+            "script in the place of python3 loses connections, too: set the input pythonPath",
         ) from error
     parameters = {name.lower(): value for name, value in whole.parameters.items()}
     return whole.scheme or scheme, {**parameters, **{k: v for k, v in single.items() if v}}
@@ -337,7 +345,7 @@ def _debug_log(task: Task) -> Callable[..., object]:
     return tell
 
 
-def _signing_key(transport: Transport, inputs: Inputs, folder: Path) -> PrivateKey:
+def _signing_key(task: Task, transport: Transport, inputs: Inputs, folder: Path) -> PrivateKey:
     data = fetch_secure_file(transport, inputs.signing_key)
     file = KeyFile.parse(data, what=inputs.signing_key.what)
     try:
@@ -349,7 +357,9 @@ def _signing_key(transport: Transport, inputs: Inputs, folder: Path) -> PrivateK
             else f"Map it to the step from a secret variable, in env: {REPOSITORY_VARIABLE}"
         )
         raise PassphraseError(str(error), hint=hint) from error
-    if file.encrypted:
+    if not file.encrypted:
+        task.warning(f"{file.what} is not encrypted; whoever gets the file can sign with it")
+    else:
         KeyStore(folder / "trust").install(data, key.public_key.canonical_id)
     return key
 
@@ -462,20 +472,3 @@ def _report(task: Task, image: SignedImage, inputs: Inputs) -> None:
         f"{image.repository}: {', '.join(image.tags)} signed by "
         f"{', '.join(image.signers) or 'the repository key'} and verified",
     )
-
-
-@contextmanager
-def _cancellation() -> Iterator[None]:
-    """Turn the agent's signals into `Canceled`, once; then the step is ending already."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def cancel(_number: int, _frame: FrameType | None) -> None:
-        for number in signals:
-            signal.signal(number, signal.SIG_IGN)
-        raise Canceled
-
-    for number in signals:
-        signal.signal(number, cancel)
-    yield
-    for number in signals:
-        signal.signal(number, signal.SIG_IGN)

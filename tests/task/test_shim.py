@@ -20,7 +20,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NODE = shutil.which("node") or "node"
 UNFIT = "import sys; sys.exit(86)\n"
-GOOD = "print('worker ran')\n"
+REPORTED = "; raise SystemExit(87)\n"  # how the worker says that it has reported a result
+GOOD = "print('worker ran')" + REPORTED
 COMPLETE = re.compile(r"^##vso\[task\.complete result=(\w+);\](.*)$", re.MULTILINE)
 
 
@@ -97,7 +98,7 @@ def test_a_worker_that_ran_has_reported_its_own_result(shim: Shim) -> None:
 
 
 def test_the_worker_is_started_isolated_and_by_its_folder(shim: Shim) -> None:
-    shim.python("bin/python3", "import sys; print('\\n'.join(sys.argv[1:]))\n")
+    shim.python("bin/python3", "import sys; print('\\n'.join(sys.argv[1:]))" + REPORTED)
     worker = os.path.realpath(shim.folder / "pyworker")
     assert shim.run().splitlines() == ["-I", "-S", "-B", "-X", "utf8", worker]
 
@@ -109,14 +110,14 @@ def test_names_with_hyphens_and_dots_reach_the_worker(shim: Shim) -> None:
         "SECUREFILE_TICKET_0d4b-11": "Grüße %;]\"'\\",
         "agent.jobstatus": "Succeeded",
     }
-    shim.python("bin/python3", "import json, os; print(json.dumps(dict(os.environ)))\n")
+    shim.python("bin/python3", "import json, os; print(json.dumps(dict(os.environ)))" + REPORTED)
     seen = json.loads(shim.run(names))
     assert {name: seen.get(name) for name in names} == names
 
 
 def test_the_worker_reads_no_input(shim: Shim) -> None:
     """The shim's own input stays open here; the worker's is at its end at once."""
-    shim.python("bin/python3", "import sys; print(len(sys.stdin.read()))\n")
+    shim.python("bin/python3", "import sys; print(len(sys.stdin.read()))" + REPORTED)
     with shim.start() as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "0\n"
@@ -124,7 +125,7 @@ def test_the_worker_reads_no_input(shim: Shim) -> None:
 
 
 def test_the_working_folder_is_passed_on(shim: Shim) -> None:
-    shim.python("bin/python3", "import os; print(os.getcwd())\n")
+    shim.python("bin/python3", "import os; print(os.getcwd())" + REPORTED)
     argv = [NODE, str(shim.folder / "task" / "index.js")]
     done = subprocess.run(
         argv, env=shim.environment, cwd="/", capture_output=True, text=True, check=True
@@ -133,7 +134,7 @@ def test_the_working_folder_is_passed_on(shim: Shim) -> None:
 
 
 def test_both_streams_of_the_worker_are_those_of_the_step(shim: Shim) -> None:
-    shim.python("bin/python3", "import sys; print('out'); print('err', file=sys.stderr)\n")
+    shim.python("bin/python3", "import sys; print('out'); print('err', file=sys.stderr)" + REPORTED)
     with shim.start() as process:
         assert process.communicate() == ("out\n", "err\n")
 
@@ -142,6 +143,7 @@ def test_both_streams_of_the_worker_are_those_of_the_step(shim: Shim) -> None:
     ("body", "what"),
     [
         (UNFIT, "the worker refuses it"),
+        ("pass\n", "a program that runs no worker and is content"),
         ("import sys; sys.exit(2)\n", "a Python 2 that does not know -I"),
         ("import sys; sys.exit(127)\n", "a version manager with nothing behind it"),
     ],
@@ -250,7 +252,7 @@ def test_without_a_usable_python_one_sentence_says_what_was_tried_and_what_to_do
 
 def test_an_explicit_python_is_used_and_no_other(shim: Shim) -> None:
     shim.python("bin/python3", GOOD)
-    chosen = shim.python("mine/python", "print('mine ran')\n")
+    chosen = shim.python("mine/python", "print('mine ran')" + REPORTED)
     assert shim.run({"INPUT_PYTHONPATH": f" {chosen} "}) == "mine ran\n"
 
 
@@ -298,7 +300,7 @@ WAITING = """
 import os, signal
 def stop(number, frame):
     os.write(1, f'got {signal.Signals(number).name}\\n'.encode())
-    os._exit(0)
+    os._exit(87)
 signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)
 print('ready', flush=True)

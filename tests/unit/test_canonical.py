@@ -105,8 +105,8 @@ def test_every_spelling_of_a_value_has_one_canonical_form(value: Any) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "expected JSON, got Expecting value at character 0"),
-        (b"\xef\xbb\xbf{}", "expected JSON, got Unexpected UTF-8 BOM"),
+        (b"", "expected JSON, got nothing"),
+        (b"\xef\xbb\xbf{}", "expected JSON, got other text at character 0 .Unexpected UTF-8 BOM"),
         (b'"\xff"', "expected UTF-8, got byte 0xff at 1"),
         (b'"\xed\xa0\x80"', "expected UTF-8, got byte 0xed at 1"),
         ('{"a":1}'.encode("utf-16"), "expected UTF-8, got byte 0x"),

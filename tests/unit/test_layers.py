@@ -32,7 +32,7 @@ _LAYERS = (
     ("notary", "engine", "azure"),
     ("registry", "trustapi"),
     # I/O tools
-    ("keystore", "trustcache", "dockerconfig", "dockerfile"),
+    ("cancellation", "keystore", "trustcache", "dockerconfig", "dockerfile"),
     ("transport",),
     ("connection",),
     ("response",),
