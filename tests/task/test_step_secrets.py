@@ -285,6 +285,35 @@ def test_a_canceled_build_leaves_nothing(
     assert _running(signable, label) == ""
 
 
+def test_a_step_whose_shim_is_killed_pushes_and_signs_nothing(
+    signable: Job, key: SigningKey
+) -> None:
+    """The agent's last resort kills node alone; the worker must not go on behind its back."""
+    label = f"killed={signable.path}"
+    wait = "echo now-it-wa''its; exec busybox tail -f /dev/null"
+    signable.sources(f"LABEL {label}", f'RUN ["busybox", "sh", "-c", "{wait}"]')
+    definition = json.loads((signable.task / "task.json").read_text("utf-8"))
+    before = signable.trusted()
+    with subprocess.Popen(
+        ["node", str(signable.task / "task" / "index.js")],
+        env=signable.agent.environment(definition, signable.step(key), {}),
+        cwd=signable.agent.sources,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as node:
+        assert node.stdout is not None
+        for line in node.stdout:
+            if line.strip() == "now-it-waits":
+                break
+        node.kill()
+        rest = node.stdout.read()  # ends when the worker has closed its end, too
+    assert "##vso[task.complete result=Failed;]The step was canceled." in rest
+    assert list(signable.agent.temp.iterdir()) == []
+    assert (signable.pushed(), signable.trusted()) == ({}, before)
+    assert _running(signable, label) == ""
+
+
 def _running(job: Job, label: str) -> str:
     """Wait for the end of containers with *label*, and return what still runs of them."""
     environ = {**os.environ, "DOCKER_HOST": job.stack.docker_host}
