@@ -1,7 +1,7 @@
 # The commands of this project; `make` alone lists them. Each installs what it lacks.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check lint types vsix bench stack stack-down clean setup setup-unit
+.PHONY: help demo test test-unit check lint types vsix bench fuzz stack stack-down clean setup setup-unit
 
 PYTHON := .venv/bin/python
 # Programs below tests/ find each other by these folders; pytest and mypy have them in pyproject.
@@ -33,6 +33,15 @@ vsix: setup ## the extension, dist/signimage-<version>.vsix
 
 bench: setup ## the side-by-side benchmark; writes build/bench.json
 	$(PROGRAM) -m bench.bench
+
+fuzz: .cache/fuzz/ready ## fuzz every parser for SECONDS (3600), one at a time; Linux, Python 3.11 to 3.13
+	PYTHONPATH=tests:pyworker .cache/fuzz/bin/python -m bench.fuzz --seconds $(or $(SECONDS),3600)
+
+# Its own environment: other Pythons cannot install the fuzzer, and no test needs it.
+.cache/fuzz/ready: requirements/fuzz.txt | setup-unit
+	.venv/bin/python -m venv .cache/fuzz
+	.cache/fuzz/bin/python -m pip install -qq --disable-pip-version-check --require-hashes --requirement $<
+	touch $@
 
 stack: setup ## start the peers, leave them running, print the environment to use them
 	@$(PROGRAM) -m peers.stack up .stack

@@ -17,6 +17,7 @@ from signimage.errors import (
     NotASignerError,
     NotInitializedError,
     RemoteError,
+    UnavailableError,
     UnreachableError,
 )
 from signimage.filemeta import FileMeta
@@ -97,7 +98,7 @@ def initialise_repository(
     at_hand = {key.public_key.canonical_id: key for key in (root_key, targets_key)}
     try:
         repository = server.initialise(root, targets_key.public_key, at_hand)
-    except UnreachableError:
+    except (UnreachableError, UnavailableError):
         raise  # it may have arrived: the key may be the only one there is
     except RemoteError:
         file.unlink()

@@ -13,7 +13,8 @@ Publish, until the plan has nothing left to do:
  1. Refresh, and ask the plan what is missing. Nothing: it is there, verified; done.
  2. Sign each changed role with a version above every one seen; check the bytes we made.
  3. Send all roles in one form. Then go to 1: a 200 proves nothing, the next refresh does.
-    The server may also have lost an acknowledged update; the plan then finds it missing again.
+    The server may also have lost an acknowledged update, even one that was seen; the plan then
+    finds it missing again.
  4. Where root or targets changed, look once more after a while: they are what the server loses.
 
 Server behaviour: `docs/protocol.md`, "Publishing".
@@ -30,6 +31,7 @@ from signimage.errors import (
     ConflictError,
     FormatError,
     NotFoundError,
+    NotInitializedError,
     RemoteError,
     RollbackError,
     RootPinError,
@@ -240,10 +242,7 @@ class TrustServer:
                     return done
 
     def restore_floors(self, floors: Mapping[str, int]) -> None:
-        """Lower floors to what they were: a publisher's own update was undone by the server.
-
-        What the cache holds stays as it is; the next version is above it.
-        """
+        """Lower floors to what they were before an update of ours that the server undid."""
         self._floors.update(floors)
 
     # --- First publication ---
@@ -279,10 +278,24 @@ class TrustServer:
         server_keys = {role: self.api.key(role) for role in (SNAPSHOT, TIMESTAMP)}
         keys = {ROOT: root_key, TARGETS: targets_key, **server_keys}
         files = first_files(keys, signers, self.clock())
-        self.api.post(files)
-        repository = self.refresh()
-        if repository.files[ROOT] != files[ROOT]:
-            raise ConflictError(f"{self.gun} was initialised by somebody else at the same moment")
+        trouble: RemoteError | None = None
+        try:
+            self.api.post(files)
+        except RemoteError as error:
+            trouble = error  # ours may have arrived all the same, or somebody else's before
+        return self._initialised(files[ROOT], trouble)
+
+    def _initialised(self, root: bytes, trouble: RemoteError | None) -> TrustedRepository:
+        try:
+            repository = self.refresh()
+        except (NotInitializedError, RemoteError) as error:
+            if trouble is not None:
+                raise trouble from error
+            raise UnavailableError(f"{self.gun} was initialised, and is not shown") from error
+        if repository.files[ROOT] != root:
+            raise ConflictError(
+                f"{self.gun} was initialised by somebody else at the same moment"
+            ) from trouble
         return repository
 
     # --- The cache ---
@@ -382,10 +395,9 @@ class _Attempt:
         return None
 
     def _take_back(self, error: RollbackError) -> None:
-        """Look again after the server's race undid an update that somebody has seen already.
+        """Look again after the server's race undid an update that was seen already.
 
-        If it was ours, what we believed before it is good enough again: it is as if the update
-        had never been taken. If it was another's, that one is about to publish it again.
+        If it was ours, it is as if it had never been taken; another's will be published again.
         """
         now = time.monotonic()
         self._patience_until = self._patience_until or now + _PATIENCE_S

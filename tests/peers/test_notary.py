@@ -3,17 +3,12 @@
 Whatever one side does, the other must see and be able to continue.
 """
 
-import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from peers.stack import Stack
+from peers.workstation import IMAGE, OTHER, Workstation
 from signimage.administration import (
-    add_signer,
-    generate_key,
     initialise_repository,
     inspection,
     remove_signer,
@@ -27,77 +22,18 @@ from signimage.errors import (
     RootPinError,
     UnreachableError,
 )
-from signimage.filemeta import FileMeta
 from signimage.keys import PrivateKey, PublicKey
-from signimage.keystore import KeyStore, Passphrases
 from signimage.lookup import released, signers_of
 from signimage.metadata import RELEASES, ROOT
 from signimage.notary import TrustServer
 from signimage.pinning import RootPins
 from signimage.publication import signing_plan
-from signimage.transport import Transport, TransportSettings
+from signimage.transport import Transport
 from signimage.trustapi import TrustApi
-from signimage.trustcache import TrustCache
-
-PASSPHRASES = {
-    "DOCKER_CONTENT_TRUST_ROOT_PASSPHRASE": "root passphrase",
-    "DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE": "repository passphrase",
-}
-IMAGE = FileMeta(529, {"sha256": bytes(range(32))})
-OTHER = FileMeta(530, {"sha256": bytes(32)})
-
-
-class Workstation:
-    """An owner's machine: a trust directory shared by us and the real clients."""
-
-    def __init__(self, stack: Stack, folder: Path, gun: str) -> None:
-        self.stack = stack
-        self.gun = gun
-        self.config = stack.docker_config(folder / "docker")
-        self.store = KeyStore(self.config / "trust")
-        self.passphrases = Passphrases(PASSPHRASES)
-        self.folder = folder
-
-    def server(self, *, cache: bool = True, pins: RootPins | None = None) -> TrustServer:
-        """Our client; without *cache* it is a first visitor."""
-        transport = Transport(TransportSettings(ca_files=(self.stack.ca_file,)))
-        return TrustServer(
-            TrustApi(transport, self.stack.trust_server, self.gun),
-            pins=pins or RootPins(),
-            cache=TrustCache(self.config / "trust", self.gun) if cache else None,
-        )
-
-    def initialise(self, signer: str = "ci") -> PrivateKey:
-        """Initialise the repository with our commands; gives the signer's key."""
-        initialise_repository(self.server(), self.store, self.passphrases)
-        key = generate_key(self.store, self.passphrases, signer, self.folder)
-        public = PublicKey.from_pem(key.public.read_bytes())
-        add_signer(self.server(), self.store, self.passphrases, signer, [public])
-        return self.store.load(key.key_id, self.passphrases)
-
-    def sign(self, key: PrivateKey, *tags: str, image: FileMeta = IMAGE) -> None:
-        """Sign *tags* with our client."""
-        key_id = key.public_key.canonical_id
-        plan = signing_plan(dict.fromkeys(tags, image), [key_id])
-        self.server(cache=False).publish(plan, {key_id: key})
-
-    def docker(self, *arguments: str) -> str:
-        """What the Docker CLI prints."""
-        return self.stack.docker(*arguments, config=self.config, env=PASSPHRASES).stdout
-
-    def inspected(self) -> dict[str, Any]:
-        """`docker trust inspect` of the repository."""
-        found: dict[str, Any] = json.loads(self.docker("trust", "inspect", self.gun))[0]
-        return found
-
-
-@pytest.fixture
-def workstation(stack: Stack, tmp_path: Path, repository_name: str) -> Workstation:
-    """A fresh machine and the name of a repository that does not exist yet."""
-    return Workstation(stack, tmp_path, f"{stack.open_registry}/{repository_name}")
 
 
 def test_what_we_initialise_and_sign_the_real_clients_see(workstation: Workstation) -> None:
+    """Case 2."""
     key = workstation.initialise()
     workstation.sign(key, "1.0", "latest")
     row = {"Digest": bytes(range(32)).hex(), "Signers": ["ci"]}
@@ -133,6 +69,7 @@ def test_docker_adds_a_signer_to_our_repository_and_we_sign_as_that_one(
 def test_a_repository_of_docker_is_signed_by_us_and_then_by_docker_again(
     workstation: Workstation,
 ) -> None:
+    """Case 2."""
     workstation.docker("trust", "key", "generate", "carol", "--dir", str(workstation.folder))
     workstation.docker(
         "trust", "signer", "add", "--key", str(workstation.folder / "carol.pub"), "carol",
@@ -170,6 +107,7 @@ def test_a_repository_of_notary_without_delegations_is_signed_with_its_targets_k
 
 
 def test_signing_the_same_again_sends_nothing(workstation: Workstation) -> None:
+    """Case 38."""
     key = workstation.initialise()
     workstation.sign(key, "1.0")
     before = workstation.server().refresh().floors
@@ -194,7 +132,7 @@ def test_the_last_writer_of_a_tag_wins_and_only_its_signers_are_shown(
 
 
 def test_sixteen_publishers_at_once_lose_nothing(workstation: Workstation) -> None:
-    """Each is a first visitor with a connection of its own, as in a matrix of jobs."""
+    """Case 44: Each is a first visitor with a connection of its own, as in a matrix of jobs."""
     key = workstation.initialise()
     tags = [f"job-{number}" for number in range(16)]
     with ThreadPoolExecutor(len(tags)) as pool:

@@ -57,7 +57,7 @@ class GoodRepository:
     targets: Targets = field(default_factory=lambda: good_targets("ci"))
     delegated: dict[str, Targets] = field(
         default_factory=lambda: {
-            "targets/ci": content({"1.0": IMAGE}),
+            "targets/ci": content({"1.0": IMAGE, "unreleased": IMAGE}),
             RELEASES: content({"1.0": IMAGE}),
         }
     )
@@ -104,10 +104,16 @@ def sign(body: Body, signers: list[PrivateKey], *, keyids: tuple[str, ...] = ())
     message = payload(body)
     ids = keyids or tuple(signer.public_key.key_id for signer in signers)
     signatures = [
-        Signature(key_id, *signer.sign(message))
+        Signature(key_id, *_signed(signer, message))
         for key_id, signer in zip(ids, signers, strict=False)
     ]
     return serialise(body, signatures)
+
+
+@cache
+def _signed(signer: PrivateKey, message: bytes) -> tuple[str, bytes]:
+    """Sign each message once, so that what did not change has the same bytes again."""
+    return signer.sign(message)
 
 
 def good_root(name: str, *, version: int = 1, gun: str = GUN, since: datetime = NOW) -> Root:

@@ -196,3 +196,9 @@ def test_context_that_is_not_there_or_broken_is_named(home: Path, endpoint: obje
     add_context(home, "gone", endpoint)
     with pytest.raises(InputError, match=r"^Docker context 'gone': expected its description in /"):
         engine_address(environ)
+
+
+def test_current_context_whose_name_is_no_unicode_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"currentContext":"\\ud800"}')
+    with pytest.raises(InputError, match=r"^Docker context '\\ud800': expected its description"):
+        engine_address({"DOCKER_CONFIG": str(tmp_path)})

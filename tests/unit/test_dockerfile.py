@@ -92,6 +92,15 @@ def test_base_image_is_that_of_the_last_stage(tmp_path: Path, text: str, image: 
     assert base_image(file) == image
 
 
+def test_argument_that_would_grow_without_a_limit_names_no_image(tmp_path: Path) -> None:
+    """Half a MiB, named a hundred thousand times, is 50 GB."""
+    file = tmp_path / "Dockerfile"
+    file.write_text(f"ARG A={'x' * 500_000}\nFROM {'$A' * 100_000}\n")
+    assert base_image(file) is None
+    file.write_text(f"ARG A={'x' * 500_000}\nFROM $A\n")
+    assert base_image(file) is None
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 def test_any_bytes_are_looked_at_without_a_fault(tmp_path: Path, content: bytes) -> None:

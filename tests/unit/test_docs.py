@@ -7,6 +7,7 @@ The rules:
 3. YAML is read as far as examples need it: a task, and the names of its inputs.
 """
 
+import ast
 import fnmatch
 import json
 import re
@@ -130,6 +131,55 @@ def test_every_decision_says_what_is_bad_about_it() -> None:
         assert headings(TEXTS[path], 1)[0].startswith(f"{number:04}. "), name_of(path)
         assert path.name.startswith(f"{number:04}-"), name_of(path)
         assert "- *Negative*: " in TEXTS[path], name_of(path)
+
+
+# --- Acceptance cases ------------------------------------------------------------------------
+
+
+def rows_of_cases() -> dict[int, list[str]]:
+    """Return the tests of each acceptance case, as `file::name`, by its number."""
+    section = text_of("docs/protocol.md").partition("\n## Acceptance cases\n")[2]
+    rows = re.findall(r"(?m)^\| (\d+) \| [^|]+ \| ([^|]+) \|$", section)
+    return {int(number): re.findall(r"`([^`]+::[^`]+)`", tests) for number, tests in rows}
+
+
+def documented(file: str) -> dict[str, str]:
+    """Return what each function and class of a test file says of itself, by its name."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    tree = ast.parse((ROOT / file).read_text("utf-8"))
+    return {
+        node.name: ast.get_docstring(node) or ""
+        for node in ast.walk(tree)
+        if isinstance(node, kinds)
+    }
+
+
+def numbers(docstring: str) -> set[int]:
+    """Return the cases that a docstring names: `Case 3`, `cases 1, 2 and 5 to 7`."""
+    found = set()
+    for words in re.findall(r"\b[Cc]ases? (\d+(?:(?:, | and | to )\d+)*)", docstring):
+        for part in re.split(", | and ", words):
+            begin, _, end = part.partition(" to ")
+            found |= set(range(int(begin), int(end or begin) + 1))
+    return found
+
+
+def test_every_acceptance_case_is_held_by_tests_that_name_it() -> None:
+    rows = rows_of_cases()
+    assert sorted(rows) == list(range(1, 53))
+    for case, tests in rows.items():
+        assert tests, f"case {case} has no test"
+        for test in tests:
+            file, _, name = test.partition("::")
+            assert case in numbers(documented(file).get(name, "")), f"{test} and case {case}"
+
+
+def test_every_case_that_a_test_names_has_a_row() -> None:
+    for path in sorted((ROOT / "tests").glob("*/test_cases*.py")):
+        for name, docstring in documented(name_of(path)).items():
+            if name.startswith("test_"):
+                assert numbers(docstring), f"{name_of(path)}::{name} names no case"
+                assert numbers(docstring) <= set(range(1, 53)), name
 
 
 # --- Versions, links, paths ------------------------------------------------------------------

@@ -131,6 +131,7 @@ def test_the_first_root_certificate_of_docker_is_read() -> None:
 
 @pytest.mark.parametrize("curve", [ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1])
 def test_ecdsa_signatures_are_two_padded_numbers_over_sha256(curve: Any) -> None:
+    """Case 6."""
     secret = ec.generate_private_key(curve())
     key = PrivateKey.of(secret)
     size = (secret.key_size + 7) // 8
@@ -144,6 +145,7 @@ def test_ecdsa_signatures_are_two_padded_numbers_over_sha256(curve: Any) -> None
 
 
 def test_ecdsa_signatures_with_short_numbers_verify_only_padded() -> None:
+    """Case 6."""
     key = PrivateKey.generate_ecdsa()
     messages = (b"%d" % number for number in range(10_000))
     message, sig = next(
@@ -160,6 +162,7 @@ def test_ecdsa_signatures_with_short_numbers_verify_only_padded() -> None:
 
 
 def test_rsa_signs_with_pss_and_a_salt_of_32_bytes(rsa_2048: rsa.RSAPrivateKey) -> None:
+    """Case 6."""
     key = PrivateKey.of(rsa_2048)
     method, sig = key.sign(b"message")
     pss = padding.PSS(padding.MGF1(hashes.SHA256()), salt_length=32)
@@ -174,12 +177,14 @@ def test_rsa_signs_with_pss_and_a_salt_of_32_bytes(rsa_2048: rsa.RSAPrivateKey) 
 def test_rsapss_with_another_salt_length_does_not_verify(
     rsa_2048: rsa.RSAPrivateKey, salt: int
 ) -> None:
+    """Case 7."""
     pss = padding.PSS(padding.MGF1(hashes.SHA256()), salt_length=salt)
     sig = rsa_2048.sign(b"message", pss, hashes.SHA256())
     assert not PrivateKey.of(rsa_2048).public_key.verify("rsapss", sig, b"message")
 
 
 def test_rsapkcs1v15_verifies(rsa_2048: rsa.RSAPrivateKey) -> None:
+    """Case 6."""
     sig = rsa_2048.sign(b"message", padding.PKCS1v15(), hashes.SHA256())
     key = PrivateKey.of(rsa_2048).public_key
     assert key.verify("rsapkcs1v15", sig, b"message")
@@ -189,6 +194,7 @@ def test_rsapkcs1v15_verifies(rsa_2048: rsa.RSAPrivateKey) -> None:
 
 
 def test_short_rsa_keys_neither_sign_nor_verify() -> None:
+    """Case 7."""
     secret = rsa.generate_private_key(65537, 1024)  # noqa: S505  # that it is weak is the point
     encoded = secret.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     sig = secret.sign(b"message", padding.PKCS1v15(), hashes.SHA256())
@@ -198,6 +204,7 @@ def test_short_rsa_keys_neither_sign_nor_verify() -> None:
 
 
 def test_ed25519_keys_sign_the_message_itself() -> None:
+    """Case 6."""
     secret = ed25519.Ed25519PrivateKey.generate()
     key = PrivateKey.of(secret)
     method, sig = key.sign(b"message")
@@ -327,6 +334,7 @@ def test_unknown_key_types_are_kept_and_verify_nothing() -> None:
 def test_files_without_a_public_key_are_refused(
     data: bytes | Path, error: type[Exception], message: str
 ) -> None:
+    """Case 35."""
     content = data.read_bytes() if isinstance(data, Path) else data
     with pytest.raises(error, match=rf"^ci\.pub: {message}"):
         PublicKey.from_pem(content, what="ci.pub")
@@ -362,6 +370,7 @@ def test_nothing_secret_is_in_a_repr() -> None:
 def test_root_certificates_have_notarys_form(
     kind: str, gun: str, rsa_2048: rsa.RSAPrivateKey
 ) -> None:
+    """Case 10."""
     secret = PrivateKey.generate_ecdsa() if kind == "ecdsa" else PrivateKey.of(rsa_2048)
     key = keys.root_certificate(secret, gun, NOW)
     view = keys.certificate(key)

@@ -186,6 +186,7 @@ def test_files_with_other_names_are_no_keys(golden: KeyStore) -> None:
 
 
 def test_the_folders_of_older_clients_are_read(store: KeyStore) -> None:
+    """Case 10."""
     key = PrivateKey.generate_ecdsa()
     key_id = key.public_key.canonical_id
     root = store.private / "root_keys" / f"{CAROL}_root.key"
@@ -236,12 +237,14 @@ def _opens(passphrases: Passphrases, file: KeyFile) -> bool:
 
 @pytest.mark.parametrize("value", [b" sp ", b"a", "pä$s %;]\"'\\ 🔑".encode(), b"\xff\xfe"])
 def test_passphrases_of_the_environment_are_taken_verbatim(value: bytes) -> None:
+    """Case 37."""
     passphrases = Passphrases({REPOSITORY_VARIABLE: os.fsdecode(value)})
     assert _opens(passphrases, _file("ci", value))
     assert passphrases.choose("ci") == value
 
 
 def test_a_wrong_passphrase_of_the_environment_is_not_asked_for_again() -> None:
+    """Case 37."""
     prompt, questions = _typing("the-passphrase")
     passphrases = Passphrases({REPOSITORY_VARIABLE: "wrong"}, prompt)
     with pytest.raises(PassphraseError, match=r"^wrong passphrase for key file ci\.key$") as caught:
@@ -301,6 +304,7 @@ def test_bad_new_passphrases_are_refused(answers: list[str], message: str) -> No
 
 
 def test_nobody_is_asked_where_nobody_can_answer() -> None:
+    """Case 37."""
     with pytest.raises(PassphraseError, match="new root key: expected a passphrase") as caught:
         Passphrases({}).choose("root")
     assert caught.value.hint == f"Set {ROOT_VARIABLE}"

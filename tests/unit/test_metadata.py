@@ -40,6 +40,7 @@ GOLDEN = sorted(
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: str(path.relative_to(VECTORS)))
 def test_files_of_the_real_clients_come_back_byte_for_byte(path: Path) -> None:
+    """Case 1."""
     data = path.read_bytes()
     signed = Signed.parse(data, _kind(path), what=path.name)
     assert serialise(signed.body, signed.signatures) == data
@@ -60,6 +61,43 @@ def test_a_golden_file_with_one_bit_changed_is_refused_or_has_other_content(path
             assert Signed.parse(broken, _kind(path), what="file") != original
         except FormatError:
             continue
+
+
+def test_a_thousand_signatures_are_read_and_more_are_refused() -> None:
+    """Each of them may have to be verified, and a server can put any number into a file."""
+    document = json.loads(GoodRepository().files()["timestamp"])
+    document["signatures"] *= 1000
+    signed = Signed.parse(json.dumps(document).encode(), Timestamp, what="file")
+    assert len(signed.signatures) == 1000
+    document["signatures"] += document["signatures"][:1]
+    with pytest.raises(FormatError, match=r"^file: expected at most 1000 signatures, got 1001$"):
+        Signed.parse(json.dumps(document).encode(), Timestamp, what="file")
+
+
+@pytest.mark.parametrize("name", ["Signed", "SIGNATURES", "\u017figned"])
+def test_a_second_envelope_in_another_letter_case_is_refused(name: str) -> None:
+    """Go would read the last of both; whoever reads only one sees another document."""
+    document = json.loads(GoodRepository().files()["timestamp"])
+    document[name] = document["signed"]
+    with pytest.raises(FormatError, match=r"^file: member '\w+' is misspelt in letter case$"):
+        Signed.parse(json.dumps(document).encode(), Timestamp, what="file")
+
+
+@pytest.mark.parametrize(
+    "signatures", ["null", "[]", '[{"keyid":"a","method":"b","sig":"","signatures":[]}]']
+)
+def test_what_was_signed_does_not_depend_on_the_form_of_the_signatures(signatures: str) -> None:
+    data = GoodRepository().files()["timestamp"]
+    expected = Signed.parse(data, Timestamp, what="file").payload
+    odd = b'{"signed":%b,"signatures":%b}' % (expected, signatures.encode())
+    assert Signed.parse(odd, Timestamp, what="file").payload == expected
+
+
+def test_names_that_somebody_else_chose_are_quoted_and_cut() -> None:
+    document = json.loads(GoodRepository().files()["root"])
+    document["signed"]["roles"]["\x1b[2J\n" + "x" * 999] = {"keyids": ["y"], "threshold": 1}
+    with pytest.raises(FormatError, match=r"^file: role '\\x1b\[2J\\nx{59}': key 'y' is not in"):
+        Signed.parse(json.dumps(document).encode(), Root, what="file")
 
 
 @given(st.binary() | st.text().map(str.encode))
@@ -105,6 +143,7 @@ def test_one_member_replaced_by_anything_parses_or_is_a_format_error(
     "name", ["1.0", "<&>", "a\u2028b", "😀", 'quo"te', "back\\slash", "é", "\x7f"]
 )
 def test_awkward_target_names_are_stable(name: str) -> None:
+    """Case 4."""
     body = content({name: FileMeta(1, {"sha256": bytes(32)})})
     data = sign(body, [key("ci")])
     assert not any(mark in data for mark in (b"<", b">", b"&", "\u2028".encode()))
@@ -114,6 +153,7 @@ def test_awkward_target_names_are_stable(name: str) -> None:
 
 
 def test_control_characters_are_refused() -> None:
+    """Case 4."""
     with pytest.raises(FormatError, match="control character"):
         payload(content({"a\nb": FileMeta(1, {"sha256": bytes(32)})}))
 
@@ -135,6 +175,7 @@ def test_control_characters_are_refused() -> None:
     ],
 )
 def test_one_odd_member_is_enough(old: str, new: str, message: str) -> None:
+    """Case 13."""
     data = GoodRepository().files()["targets"].decode()
     assert old in data
     with pytest.raises(FormatError, match=message):
@@ -156,6 +197,7 @@ def test_nulls_that_go_writes_are_read_as_empty() -> None:
     ],
 )
 def test_expiry_is_read_as_go_writes_it(text: str, microsecond: int) -> None:
+    """Case 8."""
     expiry = Expiry.parse(text, what="x")
     assert expiry.text == text
     assert expiry.moment == datetime(2036, 11, 19, 0, 55, 26, microsecond, timezone.utc)

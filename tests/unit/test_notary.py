@@ -79,12 +79,14 @@ def test_what_is_signed_already_is_not_sent_again(peer: Peer) -> None:
     ids=["updating", "unknown", "503", "429", "conflict", "hang up", "lost", "cut", "cut late"],
 )
 def test_one_mishap_is_survived_without_sending_anything_twice(peer: Peer, fate: Fate) -> None:
+    """Case 46."""
     peer.model.fates.append(fate)
     assert released(peer.sign().repository, "2.0") == NEW
     assert released(peer.client().refresh(), "1.0") == IMAGE
 
 
 def test_a_lost_update_is_noticed_and_published_above_its_used_up_version(peer: Peer) -> None:
+    """Case 45."""
     peer.model.fates.extend([lose(), lose()])
     done = peer.sign()
     assert done.attempts == 3
@@ -92,7 +94,7 @@ def test_a_lost_update_is_noticed_and_published_above_its_used_up_version(peer: 
 
 
 def test_an_orphaned_version_is_jumped_over(peer: Peer) -> None:
-    """Somebody else's lost update has used up the next version numbers."""
+    """Case 45: Somebody else's lost update has used up the next version numbers."""
     for number in (2, 3):
         orphan = content({"x": NEW}, version=number)
         peer.model.versions[RELEASES][number] = sign(orphan, [key("ci")])
@@ -113,6 +115,7 @@ def test_what_a_rival_published_meanwhile_is_kept(peer: Peer) -> None:
 
 
 def test_a_signer_who_is_removed_meanwhile_is_told(peer: Peer) -> None:
+    """Case 49."""
     other = content({}, version=2).with_delegation("targets/qa", [key("qa").public_key])
 
     def remove_and_refuse(model: TrustServerModel, _files: dict[str, bytes]) -> Reply:

@@ -196,8 +196,13 @@ def test_upload_that_cannot_be_ended_is_no_fault(
     assert bearer.server.seen()[-1].startswith("DELETE ")
 
 
-def test_upload_elsewhere_is_left_alone(transport: Transport, bearer: SmallRegistry) -> None:
-    away = Reply(202, headers={"Location": "http://127.0.0.2:9/x"})
+@pytest.mark.parametrize(
+    "location", ["http://127.0.0.2:9/x", "http://[", "http://h:99999/", "http://a b/"]
+)
+def test_upload_elsewhere_is_left_alone(
+    transport: Transport, bearer: SmallRegistry, location: str
+) -> None:
+    away = Reply(202, headers={"Location": location})
     bearer.lie = to("/uploads/", lambda _: away)
     client(transport, bearer).check_push()
     assert not any(line.startswith("DELETE") for line in bearer.server.seen())
@@ -341,6 +346,9 @@ def test_answer_without_a_token_is_refused(
         "//x",
         "http://u:p@127.0.0.1/",
         "http://[",
+        "http://127.0.0.1:99999/",
+        "http://127.0.0.1:0/",
+        "http://127.0.0.1/a b",
     ],
 )
 def test_credentials_go_to_no_unprotected_token_service(
@@ -364,6 +372,15 @@ def test_authorizer_tells_its_secret_only_to_the_server_that_asked(
     assert authorizer.headers("GET", url) == {"Authorization": "Bearer may-pull"}
     assert authorizer.headers("GET", "https://elsewhere.example.com/") == {}
     assert not authorizer.answer(challenge), "the same token again is not worth a try"
+
+
+@pytest.mark.parametrize("lifetime", ["1" + "0" * 400, "Infinity", "1e400", "0.5", "-1", '"5"'])
+def test_token_may_claim_any_lifetime(
+    transport: Transport, bearer: SmallRegistry, lifetime: str
+) -> None:
+    body = f'{{"token":"may-pull,push","expires_in":{lifetime}}}'.encode()
+    bearer.lie = to("/token", lambda _: Reply(200, body))
+    assert client(transport, bearer).resolve("1.2").content == CONTENT
 
 
 def test_expired_token_is_fetched_again(transport: Transport, bearer: SmallRegistry) -> None:

@@ -19,7 +19,7 @@ def test_a_signer_whose_signature_is_released_may_sign() -> None:
 
 
 def test_a_signature_that_nobody_would_see_is_refused_before_it_is_made() -> None:
-    """Docker lets such a key sign, and then no consumer finds the tag."""
+    """Case 31: Docker lets such a key sign, and then no consumer finds the tag."""
     hidden = content({}).with_delegation("targets/ci", [key("ci").public_key])
     repository = believe(GoodRepository(targets=hidden, delegated={}).files())
     with pytest.raises(NotASignerError, match=f"as targets/ci, but not in {RELEASES}, where"):

@@ -199,6 +199,7 @@ def test_error_document_larger_than_the_expected_answer_is_kept(transport: Trans
     ],
 )
 def test_answer_that_trickles_is_cut_at_the_deadline(transport: Transport, raw: bytes) -> None:
+    """Case 28."""
     with (
         SmallServer(lambda _: Reply(raw=raw, trickle_s=0.02)) as server,
         pytest.raises(UnreachableError, match=r"no complete answer within 0.5 s$"),
@@ -218,6 +219,7 @@ def test_answer_that_trickles_over_tls_is_cut_at_the_deadline(authority: Authori
 
 
 def test_silence_is_cut_at_the_deadline(transport: Transport) -> None:
+    """Case 28."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         with pytest.raises(UnreachableError, match=r"no complete answer within 0.2 s$"):
@@ -606,6 +608,7 @@ def test_refusal_is_sorted_by_its_status(status: int, kind: type[RemoteError]) -
         (b'{"details":"incorrect username or password"}', "incorrect username or password"),
         (b'{"$id":"1","message":"VS800075"}', "VS800075"),
         (b'{"errors":[{"message":"a\\r\\n##vso[x]\\u001b[0m"}]}', "a ##vso[x] [0m"),
+        (b'{"message":"a\\ud800b\\u2028c\\u2029d"}', "a b c d"),
         (b'{"errors":[{"message":"' + b"x" * 999 + b'"}]}', "x" * 299 + "…"),
         (b"<html>", ""),
         (b"[]", ""),

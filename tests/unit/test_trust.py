@@ -166,6 +166,7 @@ def _wrong_type(good: GoodRepository) -> None:
     ],
 )  # fmt: skip
 def test_one_lie_is_enough(lie: Lie, error: type[Exception], message: str) -> None:
+    """Case 16."""
     good = GoodRepository()
     lie(good)
     with pytest.raises(error, match=message):
@@ -186,6 +187,7 @@ def test_a_delegation_that_goes_back_is_not_believed() -> None:
 
 
 def test_an_invalid_releases_role_never_falls_back_to_targets() -> None:
+    """Case 17."""
     good = GoodRepository()
     good.targets = replace(good.targets, targets={"1.0": OTHER_IMAGE})
     good.delegated[RELEASES] = replace(good.delegated[RELEASES], expires=PAST)
@@ -212,6 +214,7 @@ def test_a_signer_counts_only_for_the_same_content() -> None:
 
 
 def test_a_delegation_signs_only_below_its_paths() -> None:
+    """Case 25."""
     good = GoodRepository()
     good.targets = replace(
         good.targets,
@@ -228,6 +231,7 @@ def test_a_delegation_signs_only_below_its_paths() -> None:
 
 @pytest.mark.parametrize("name", ["targets/ci/deep", "targets/", "other/ci", "targets/../x", "ci"])
 def test_a_delegation_that_is_no_child_is_passed_over(name: str) -> None:
+    """Case 25."""
     good = GoodRepository()
     stray = Delegation(name, Role.of(key("ci").public_key), ("",))
     good.targets = replace(good.targets, delegations=(*good.targets.delegations, stray))

@@ -76,11 +76,22 @@ class TrustServerModel:
         self.sign_snapshot()
         return Reply(200)
 
-    def sign_snapshot(self, *, without: Mapping[str, bytes] | None = None) -> None:
-        """Sign a new snapshot and timestamp; *without* replaces files, as in the server's race."""
+    def sign_snapshot(
+        self,
+        *,
+        without: Mapping[str, bytes] | None = None,
+        naming: Mapping[str, FileMeta] | None = None,
+    ) -> None:
+        """Sign a new snapshot and timestamp.
+
+        Args:
+            without: Older files to name for some roles, as in the server's race.
+            naming: What to say of some roles, true or not.
+        """
         meta = {role: FileMeta.of(data) for role, data in self.current.items()
                 if role not in (SNAPSHOT, TIMESTAMP)}  # fmt: skip
         meta |= {role: FileMeta.of(data) for role, data in (without or {}).items()}
+        meta |= naming or {}
         number = 1 + max(self.versions.get(SNAPSHOT, {0: b""}))
         snapshot = sign(Snapshot(meta, number, LATER), [key("snapshot")])
         self._store(SNAPSHOT, snapshot)

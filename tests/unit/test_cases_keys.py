@@ -1,0 +1,81 @@
+"""Acceptance cases 36 and 37: making keys, and the passphrases for them."""
+
+from pathlib import Path
+
+import pytest
+
+from signimage.administration import generate_key
+from signimage.errors import (
+    FormatError,
+    InputError,
+    PassphraseError,
+)
+from signimage.keys import PublicKey
+from signimage.keystore import KeyStore, Passphrases
+from unit.repositories import (
+    GUN,
+    key,
+)
+from unit.trust_server import (
+    CI,
+)
+
+OWNER = key("targets").public_key.canonical_id
+QA = key("qa").public_key.canonical_id
+WORDS = {
+    "DOCKER_CONTENT_TRUST_ROOT_PASSPHRASE": "root words",
+    "DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE": "wörter %;\"'",
+}
+PASSPHRASES = Passphrases(WORDS)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> KeyStore:
+    """The owner's key store: the repository key, and that of the signer `ci`."""
+    it = KeyStore(tmp_path / "owner")
+    secret = WORDS["DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE"].encode()
+    it.add(key("targets"), "targets", GUN, secret)
+    it.add(key("ci"), "ci", "", secret)
+    return it
+
+
+@pytest.mark.parametrize("name", ["releases", "Bad", "a b", ""])
+def test_a_key_with_an_illegal_name_is_not_made(tmp_path: Path, name: str) -> None:
+    """Case 36: neither half of it."""
+    keys = KeyStore(tmp_path / "keys")
+    with pytest.raises(InputError, match="signer name"):
+        generate_key(keys, PASSPHRASES, name, tmp_path)
+    assert keys.entries() == ()
+
+
+def test_a_public_key_that_is_there_is_not_replaced(tmp_path: Path) -> None:
+    """Case 36: and no private half is left behind."""
+    keys = KeyStore(tmp_path / "keys")
+    (tmp_path / "qa.pub").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"qa\.pub is there already"):
+        generate_key(keys, PASSPHRASES, "qa", tmp_path)
+    assert ((tmp_path / "qa.pub").read_bytes(), keys.entries()) == (b"mine", ())
+
+
+def test_a_key_that_is_made_is_encrypted_and_private(tmp_path: Path) -> None:
+    """Case 36: readable by nobody else, on disk or without the passphrase."""
+    keys = KeyStore(tmp_path / "keys")
+    made = generate_key(keys, PASSPHRASES, "qa", tmp_path)
+    assert made.private.stat().st_mode & 0o777 == 0o600
+    assert b"ENCRYPTED PRIVATE KEY" in made.private.read_bytes()
+    assert PublicKey.from_pem(made.public.read_bytes()).canonical_id == made.key_id
+    with pytest.raises(PassphraseError, match="expected its passphrase, got none"):
+        keys.load(made.key_id, Passphrases({}))
+
+
+def test_a_damaged_key_is_told_from_a_wrong_passphrase(store: KeyStore) -> None:
+    """Case 37: and both from a key that is not there."""
+    wrong = Passphrases(dict.fromkeys(WORDS, "wrong"))
+    with pytest.raises(PassphraseError, match=f"wrong passphrase for key file {CI}.key"):
+        store.load(CI, wrong)
+    with pytest.raises(InputError, match=f"key {QA} is not in"):
+        store.load(QA, PASSPHRASES)
+    path = store.private / f"{CI}.key"
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(FormatError, match=f"key file {CI}.key"):
+        store.load(CI, PASSPHRASES)
