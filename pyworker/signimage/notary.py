@@ -9,19 +9,11 @@ Refresh:
  3. If a rule fails, there may be a newer root: follow the roots one by one, then try once more.
  4. Only when all of it holds is anything kept.
 
-Publish, until the plan has nothing left to do:
- 1. Refresh, and ask the plan what is missing. Nothing: it is there, verified; done.
- 2. Sign each changed role with a version above every one seen; check the bytes we made.
- 3. Send all roles in one form. Then go to 1: a 200 proves nothing, the next refresh does.
-    The server may also have lost an acknowledged update, even one that was seen; the plan then
-    finds it missing again.
- 4. Where root or targets changed, look once more after a while: they are what the server loses.
+How something is published stands in `signimage.publisher`.
 
-Server behaviour: `docs/protocol.md`, "Publishing".
+Server behaviour: `docs/protocol.md`, "Refreshing".
 """
 
-import random
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -35,47 +27,23 @@ from signimage.errors import (
     RemoteError,
     RollbackError,
     RootPinError,
-    TooLargeError,
     TrustError,
-    UnauthorizedError,
     UnavailableError,
     UnreachableError,
-    WedgedRootError,
 )
 from signimage.filemeta import FileMeta
 from signimage.keys import PublicKey, Signer
 from signimage.metadata import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Root, Signed
 from signimage.pinning import NO_PINS, RootPins
-from signimage.publication import Changes, Plan, first_files, signed_files
+from signimage.publication import Plan, first_files
+from signimage.publisher import Attempts, Publication
 from signimage.trust import TrustedRepository
 from signimage.trustapi import TrustApi
 from signimage.trustcache import TrustCache
 
 _MAX_ROOT_STEPS = 1000
 
-# 64 writers on one repository needed at most 9 tries; the time limit is what ends a hopeless one.
-_PUBLISH_DEADLINE_S = 180.0
-# A server that restarts is back by then; one that stays away is not waited for.
-_OUTAGE_S = 60.0
-_BACKOFF_S, _BACKOFF_CAP_S = 0.02, 1.0
-# The server's race ends with the publication it ran beside; those take some hundredths.
-_SETTLE_S = 1.0
-# Whoever is hit by it notices after that time, and repairs it within a few tries.
-_PATIENCE_S = 10.0
-
-# No later attempt will be answered differently.
-_FINAL = (UnauthorizedError, NotFoundError, TooLargeError)
-
 Clock = Callable[[], datetime]
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """A finished publication: what is believed now, and which roles were sent for it."""
-
-    repository: TrustedRepository
-    roles: tuple[str, ...]  # empty: everything was there already, nothing was sent
-    attempts: int
 
 
 def utc_now() -> datetime:
@@ -235,11 +203,7 @@ class TrustServer:
             RemoteError: The server refused or could not be reached.
         """
         with self.cache.lock() if self.cache is not None else nullcontext():
-            attempt = _Attempt(self, plan, signers)
-            while True:
-                done = attempt.run()
-                if done is not None:
-                    return done
+            return Attempts(self, plan, signers).run()
 
     def restore_floors(self, floors: Mapping[str, int]) -> None:
         """Lower floors to what they were before an update of ours that the server undid."""
@@ -344,158 +308,3 @@ class TrustServer:
             repository.load_delegation(delegation.name, data)
             self._files[FileMeta.of(data).sha256] = data
         return repository
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """The tries of one publication: what was sent, and what came of it."""
-
-    server: TrustServer
-    plan: Plan
-    signers: Mapping[str, Signer]
-    number: int = 0
-    roles: tuple[str, ...] = ()
-    trouble: RemoteError | RollbackError | None = None
-    _begun: float = field(default_factory=time.monotonic)
-    _used: dict[str, int] = field(default_factory=dict)  # versions that are taken, by role
-    _conflicted: dict[str, int] = field(default_factory=dict)  # the base of the last conflict
-    _believed: dict[str, int] = field(default_factory=dict)  # floors of what was sent, before it
-    _patience_until: float | None = None
-    _outdated: int = 0  # the timestamp that was current before the last acknowledged update
-    _is_settled: bool = False
-    _acknowledged: int = 0
-    _outage_since: float | None = None
-
-    def run(self) -> Publication | None:
-        """Look, and send what is missing; gives the publication once nothing is."""
-        try:
-            done = self._step()
-        except RollbackError as error:
-            done = None
-            self._take_back(error)
-        if done is None:
-            self._pause()
-        return done
-
-    def _step(self) -> Publication | None:
-        try:
-            repository = self.server.refresh()
-            self._check_later(repository)
-        except RemoteError as error:
-            if self.number == 0 or isinstance(error, _FINAL):
-                raise
-            self.trouble = error
-            return None
-        changes = self.plan(repository)
-        self._patience_until = None
-        if not changes and self._may_rest():
-            return Publication(repository, self.roles, self.number)
-        if changes:
-            self._send(repository, changes)
-        return None
-
-    def _take_back(self, error: RollbackError) -> None:
-        """Look again after the server's race undid an update that was seen already.
-
-        If it was ours, it is as if it had never been taken; another's will be published again.
-        """
-        now = time.monotonic()
-        self._patience_until = self._patience_until or now + _PATIENCE_S
-        if now > self._patience_until:
-            raise error
-        self.server.restore_floors(self._believed)
-        self.trouble = error
-
-    def _check_later(self, repository: TrustedRepository) -> None:
-        """Refuse a state from before our update, which a cache on the way may still show.
-
-        The server signs a new timestamp for every update that it acknowledges.
-        """
-        if repository.timestamp.body.version <= self._outdated:
-            raise UnavailableError(
-                f"{self.server.gun} is still shown as it was before it was published"
-            )
-
-    def _may_rest(self) -> bool:
-        """Whether what is there now will still be there in a moment."""
-        if self._is_settled or {ROOT, TARGETS}.isdisjoint(self.roles):
-            return True
-        self._is_settled = True
-        time.sleep(_SETTLE_S)
-        return False
-
-    def _send(self, repository: TrustedRepository, changes: Changes) -> None:
-        self.number += 1
-        self._is_settled = False
-        versions = {
-            role: 1 + max(content.version, repository.floors.get(role, 0), self._used.get(role, 0))
-            for role, content in changes.items()
-        }
-        files = signed_files(repository, changes, versions, self.signers)
-        self._believed = {role: repository.floors.get(role, 0) for role in files}
-        try:
-            self.server.api.post(files)
-        except (UnreachableError, UnavailableError) as error:
-            self.trouble = error  # it may have arrived all the same; the next refresh tells
-        except ConflictError as error:
-            self.trouble = error
-            self._learn(changes)
-        except RemoteError as error:
-            if isinstance(error, _FINAL) or not self._has_moved(repository):
-                raise
-            self.trouble = error
-        else:
-            # Where the server then loses the update, its version stays taken.
-            self.roles, self._used, self.trouble = tuple(files), versions, None
-            self._acknowledged += 1
-            self._outdated = repository.timestamp.body.version
-
-    def _excuse(self) -> str:
-        if self._acknowledged:
-            return f"the server acknowledged {self._acknowledged} of them and shows none"
-        return "other publishers won"
-
-    def _learn(self, changes: Changes) -> None:
-        """After two conflicts on one base nobody was faster: a version number is used up."""
-        base = {role: content.version for role, content in changes.items()}
-        if base == self._conflicted:
-            api = self.server.api
-            try:
-                self._used = {role: api.newest_version(role, base[role]) for role in base}
-            except (UnreachableError, UnavailableError):
-                return  # the next conflict asks again
-            if self._used.get(ROOT, 0) > base.get(ROOT, 0):
-                raise WedgedRootError(
-                    f"{api.gun}: {api.url} holds root version {self._used[ROOT]}, but refers to "
-                    f"version {base[ROOT]} and takes no other",
-                    hint="The server lost a root that it had acknowledged. Its operator must "
-                    "delete the lost version from its database",
-                )
-        self._conflicted = base
-
-    def _has_moved(self, repository: TrustedRepository) -> bool:
-        """Whether somebody published since *repository* was fetched; a refusal may be due to it."""
-        try:
-            now = self.server.refresh()
-        except (UnreachableError, UnavailableError):
-            return True  # not known; the next try shows
-        return now.snapshot.body.version != repository.snapshot.body.version
-
-    def _pause(self) -> None:
-        """Wait a random time, so that publishers who collided do not collide again."""
-        now = time.monotonic()
-        if isinstance(self.trouble, (UnreachableError, UnavailableError)):
-            self._outage_since = self._outage_since or now
-            if now > self._outage_since + _OUTAGE_S:
-                raise self.trouble
-        else:
-            self._outage_since = None
-        if now > self._begun + _PUBLISH_DEADLINE_S:
-            raise ConflictError(
-                f"{self.server.gun} could not be published in {_PUBLISH_DEADLINE_S:.0f} seconds "
-                f"and {self.number} tries: {self.trouble or self._excuse()}",
-                hint="Nothing that was signed before was lost; run it again",
-            )
-        if self.trouble is not None or self.number > 1:
-            limit_s = min(_BACKOFF_CAP_S, _BACKOFF_S * 2 ** min(self.number, 10))
-            time.sleep(random.uniform(0, limit_s))  # noqa: S311 -- spreads load, guards nothing

@@ -44,6 +44,10 @@ class TrustCache:
 
     def write(self, files: Mapping[str, bytes], floors: Mapping[str, int]) -> None:
         """Keep the verified *files*, by role, and raise the *floors*, which come first."""
+        with self._locked("writing"):
+            self._write(files, floors)
+
+    def _write(self, files: Mapping[str, bytes], floors: Mapping[str, int]) -> None:
         kept = self.floors()
         raised = {**kept, **{role: max(floors[role], kept.get(role, 0)) for role in floors}}
         if raised != kept:
@@ -81,8 +85,13 @@ class TrustCache:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other publishers on this machine waiting: they would only collide at the server."""
+        with self._locked("lock"):
+            yield
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
         self._own.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self._own / "lock").open("ab") as file:
+        with (self._own / name).open("ab") as file:
             _lock(file.fileno())
             yield  # closing the file gives the lock back, also when the process is killed
 

@@ -74,7 +74,7 @@ PASSPHRASES = Passphrases(WORDS)
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the second look at changed targets soon: nobody else is there to interfere."""
-    monkeypatch.setattr("signimage.notary._SETTLE_S", 0.01)
+    monkeypatch.setattr("signimage.publisher._SETTLE_S", 0.01)
 
 
 @pytest.fixture

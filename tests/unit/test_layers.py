@@ -30,6 +30,7 @@ _LAYERS = (
     ("signing", "administration"),
     # clients
     ("notary", "engine", "azure"),
+    ("publisher",),
     ("registry", "trustapi"),
     # I/O tools
     ("cancellation", "keystore", "trustcache", "dockerconfig", "dockerfile"),

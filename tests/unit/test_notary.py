@@ -262,7 +262,7 @@ def test_a_recreated_repository_is_not_believed(peer: Peer, tmp_path: Path) -> N
 def test_hopeless_collisions_end_in_bounded_time(
     peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("signimage.notary._PUBLISH_DEADLINE_S", 0.2)
+    monkeypatch.setattr("signimage.publisher._PUBLISH_DEADLINE_S", 0.2)
     peer.model.fates.extend([refuse(400, "VERSION")] * 1000)
     with pytest.raises(ConflictError, match=f"{GUN} could not be published in 0 seconds and"):
         peer.sign()

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from signimage.filemeta import FileMeta
 from signimage.metadata import ROOT, SNAPSHOT, TIMESTAMP, Root, Signed, Snapshot, Targets, Timestamp
-from signimage.notary import Publication, TrustServer
+from signimage.notary import TrustServer
 from signimage.pinning import NO_PINS, RootPins
 from signimage.publication import signing_plan
+from signimage.publisher import Publication
 from signimage.transport import Transport, TransportSettings
 from signimage.trustapi import TrustApi
 from signimage.trustcache import TrustCache

@@ -1,0 +1,228 @@
+"""Publishing: the tries that it takes to bring a plan into a repository, and to prove it there.
+
+Publish, until the plan has nothing left to do:
+ 1. Refresh, and ask the plan what is missing. Nothing: it is there, verified; done.
+ 2. Sign each changed role with a version above every one seen; check the bytes we made.
+ 3. Send all roles in one form. Then go to 1: a 200 proves nothing, the next refresh does.
+    The server may also lose an acknowledged update, even one that was seen: it is sent again.
+ 4. Where root or targets changed, look once more after a while: they are what the server loses.
+
+Server behaviour: `docs/protocol.md`, "Publishing".
+"""
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from signimage.errors import (
+    ConflictError,
+    NotFoundError,
+    RemoteError,
+    RollbackError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+    UnreachableError,
+    WedgedRootError,
+)
+from signimage.keys import Signer
+from signimage.metadata import ROOT, TARGETS
+from signimage.publication import Changes, Plan, signed_files
+from signimage.trust import TrustedRepository
+from signimage.trustapi import TrustApi
+
+# 64 writers on one repository needed at most 9 tries; the time limit is what ends a hopeless one.
+_PUBLISH_DEADLINE_S = 180.0
+# A server that restarts is back by then; one that stays away is not waited for.
+_OUTAGE_S = 60.0
+_BACKOFF_S, _BACKOFF_CAP_S = 0.02, 1.0
+# The server's race ends with the publication it ran beside; those take some hundredths.
+_SETTLE_S = 1.0
+# Whoever is hit by it notices after that time, and repairs it within a few tries.
+_PATIENCE_S = 10.0
+
+# No later attempt will be answered differently.
+_FINAL = (UnauthorizedError, NotFoundError, TooLargeError)
+
+
+class Server(Protocol):
+    """The trust server as a publisher sees it: something to look at, and something to send to."""
+
+    api: TrustApi
+
+    @property
+    def gun(self) -> str:
+        """The repository's globally unique name."""
+
+    def refresh(self) -> TrustedRepository:
+        """Fetch and verify the repository's current state."""
+
+    def restore_floors(self, floors: Mapping[str, int]) -> None:
+        """Lower floors to what they were before an update of ours that the server undid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A finished publication: what is believed now, and which roles were sent for it."""
+
+    repository: TrustedRepository
+    roles: tuple[str, ...]  # empty: everything was there already, nothing was sent
+    attempts: int
+
+
+@dataclass(slots=True)
+class Attempts:
+    """The tries of one publication: what was sent, and what came of it."""
+
+    server: Server
+    plan: Plan
+    signers: Mapping[str, Signer]
+    number: int = 0
+    roles: tuple[str, ...] = ()
+    trouble: RemoteError | RollbackError | None = None
+    _begun: float = field(default_factory=time.monotonic)
+    _used: dict[str, int] = field(default_factory=dict)  # versions that are taken, by role
+    _conflicted: dict[str, int] = field(default_factory=dict)  # the base of the last conflict
+    _believed: dict[str, int] = field(default_factory=dict)  # floors of what was sent, before it
+    _patience_until: float | None = None
+    _outdated: int = 0  # the timestamp that was current before the last acknowledged update
+    _is_settled: bool = False
+    _acknowledged: int = 0
+    _outage_since: float | None = None
+
+    def run(self) -> Publication:
+        """Look, and send what is missing, until nothing is."""
+        while True:
+            try:
+                done = self._step()
+            except RollbackError as error:
+                self._take_back(error)
+            else:
+                if done is not None:
+                    return done
+            self._pause()
+
+    def _step(self) -> Publication | None:
+        try:
+            repository = self.server.refresh()
+            self._check_later(repository)
+        except RemoteError as error:
+            if self.number == 0 or isinstance(error, _FINAL):
+                raise
+            self.trouble = error
+            return None
+        changes = self.plan(repository)
+        self._patience_until = None
+        if not changes and self._may_rest():
+            return Publication(repository, self.roles, self.number)
+        if changes:
+            self._send(repository, changes)
+        return None
+
+    def _take_back(self, error: RollbackError) -> None:
+        """Look again after the server's race undid an update that was seen already.
+
+        If it was ours, it is as if it had never been taken; another's will be published again.
+        """
+        now = time.monotonic()
+        self._patience_until = self._patience_until or now + _PATIENCE_S
+        if now > self._patience_until:
+            raise error
+        self.server.restore_floors(self._believed)
+        self.trouble = error
+
+    def _check_later(self, repository: TrustedRepository) -> None:
+        """Refuse a state from before our update, which a cache on the way may still show.
+
+        The server signs a new timestamp for every update that it acknowledges.
+        """
+        if repository.timestamp.body.version <= self._outdated:
+            raise UnavailableError(
+                f"{self.server.gun} is still shown as it was before it was published"
+            )
+
+    def _may_rest(self) -> bool:
+        """Whether what is there now will still be there in a moment."""
+        if self._is_settled or {ROOT, TARGETS}.isdisjoint(self.roles):
+            return True
+        self._is_settled = True
+        time.sleep(_SETTLE_S)
+        return False
+
+    def _send(self, repository: TrustedRepository, changes: Changes) -> None:
+        self.number += 1
+        self._is_settled = False
+        versions = {
+            role: 1 + max(content.version, repository.floors.get(role, 0), self._used.get(role, 0))
+            for role, content in changes.items()
+        }
+        files = signed_files(repository, changes, versions, self.signers)
+        self._believed = {role: repository.floors.get(role, 0) for role in files}
+        try:
+            self.server.api.post(files)
+        except (UnreachableError, UnavailableError) as error:
+            self.trouble = error  # it may have arrived all the same; the next refresh tells
+        except ConflictError as error:
+            self.trouble = error
+            self._learn(changes)
+        except RemoteError as error:
+            if isinstance(error, _FINAL) or not self._has_moved(repository):
+                raise
+            self.trouble = error
+        else:
+            # Where the server then loses the update, its version stays taken.
+            self.roles, self._used, self.trouble = tuple(files), versions, None
+            self._acknowledged += 1
+            self._outdated = repository.timestamp.body.version
+
+    def _excuse(self) -> str:
+        if self._acknowledged:
+            return f"the server acknowledged {self._acknowledged} of them and shows none"
+        return "other publishers won"
+
+    def _learn(self, changes: Changes) -> None:
+        """After two conflicts on one base nobody was faster: a version number is used up."""
+        base = {role: content.version for role, content in changes.items()}
+        if base == self._conflicted:
+            api = self.server.api
+            try:
+                self._used = {role: api.newest_version(role, base[role]) for role in base}
+            except (UnreachableError, UnavailableError):
+                return  # the next conflict asks again
+            if self._used.get(ROOT, 0) > base.get(ROOT, 0):
+                raise WedgedRootError(
+                    f"{api.gun}: {api.url} holds root version {self._used[ROOT]}, but refers to "
+                    f"version {base[ROOT]} and takes no other",
+                    hint="The server lost a root that it had acknowledged. Its operator must "
+                    "delete the lost version from its database",
+                )
+        self._conflicted = base
+
+    def _has_moved(self, repository: TrustedRepository) -> bool:
+        """Whether somebody published since *repository* was fetched; a refusal may be due to it."""
+        try:
+            now = self.server.refresh()
+        except (UnreachableError, UnavailableError):
+            return True  # not known; the next try shows
+        return now.snapshot.body.version != repository.snapshot.body.version
+
+    def _pause(self) -> None:
+        """Wait a random time, so that publishers who collided do not collide again."""
+        now = time.monotonic()
+        if isinstance(self.trouble, (UnreachableError, UnavailableError)):
+            self._outage_since = self._outage_since or now
+            if now > self._outage_since + _OUTAGE_S:
+                raise self.trouble
+        else:
+            self._outage_since = None
+        if now > self._begun + _PUBLISH_DEADLINE_S:
+            raise ConflictError(
+                f"{self.server.gun} could not be published in {_PUBLISH_DEADLINE_S:.0f} seconds "
+                f"and {self.number} tries: {self.trouble or self._excuse()}",
+                hint="Nothing that was signed before was lost; run it again",
+            )
+        if self.trouble is not None or self.number > 1:
+            limit_s = min(_BACKOFF_CAP_S, _BACKOFF_S * 2 ** min(self.number, 10))
+            time.sleep(random.uniform(0, limit_s))  # noqa: S311 -- spreads load, guards nothing
