@@ -114,6 +114,28 @@ def test_configuration_named_by_the_environment_comes_first(tmp_path: Path, home
     assert settings == {"auths": {}, "credHelpers": {}}
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("proxies", 7),
+        ("proxies", {"default": "http://proxy"}),
+        ("proxies", {"default": {"httpProxy": 7}}),
+        ("auths", {"x": 5}),
+        ("credHelpers", ["x"]),
+        ("currentContext", 5),
+        ("cliPluginsExtraDirs", "x"),
+        ("HttpHeaders", 3),
+    ],
+)
+def test_settings_of_a_senseless_form_are_left_out(home: Path, name: str, value: object) -> None:
+    """Docker's own programs would stop on them, with a message about something else."""
+    (home / ".docker" / "config.json").write_text(json.dumps({name: value}))
+    with private_config(home, AUTHS, {"HOME": str(home)}) as config:
+        settings = json.loads((config.folder / "config.json").read_text())
+    assert settings.get(name) != value
+    assert list(settings["auths"]) == list(AUTHS)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "\xff"])
 def test_broken_configuration_of_the_user_is_named(tmp_path: Path, home: Path, text: str) -> None:
     (home / ".docker" / "config.json").write_text(text, "latin-1")

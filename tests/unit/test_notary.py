@@ -10,6 +10,7 @@ from signimage.errors import (
     ConflictError,
     FormatError,
     HashMismatchError,
+    InputError,
     NotASignerError,
     NotFoundError,
     NotInitializedError,
@@ -25,6 +26,8 @@ from signimage.filemeta import FileMeta
 from signimage.lookup import released, signers, signers_of, signing_roles
 from signimage.metadata import RELEASES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from signimage.publication import signer_plan
+from signimage.transport import Transport
+from signimage.trustapi import TrustApi
 from unit.repositories import GUN, IMAGE, GoodRepository, content, good_root, key, sign
 from unit.small_server import Reply
 from unit.trust_server import (
@@ -274,3 +277,45 @@ def _rotate(model: TrustServerModel, old: str, new: str, version: int) -> None:
     ids = (previous.roles[ROOT].keyids[0], body.roles[ROOT].keyids[0])
     body = replace(body, keys={**previous.keys, **body.keys})
     model.carry_out({ROOT: sign(body, [key(old), key(new)], keyids=ids)})
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [Reply(404, b"<html>nginx</html>"), Reply(404), error(404, "NAME_UNKNOWN")],
+    ids=["a page", "nothing", "another code"],
+)
+def test_a_404_that_is_not_the_trust_servers_own_is_not_absence(peer: Peer, reply: Reply) -> None:
+    """Whoever mistypes the address must not be told to create the repository."""
+    peer.model.replies["root.json"] = reply
+    with pytest.raises(NotFoundError, match="answered 404") as caught:
+        peer.client().refresh()
+    assert caught.value.hint == "Check that this is the address of a trust server (Notary v1)"
+
+
+def test_a_server_that_acknowledges_and_shows_nothing_is_told_so(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signimage.publisher._PUBLISH_DEADLINE_S", 1.0)
+    peer.model.fates.extend([lambda _model, _files: Reply(200)] * 1000)
+    with pytest.raises(ConflictError, match=f"{GUN} could not be published in 1 seconds and"):
+        peer.sign()
+    assert peer.model.posts < 30, "it must wait between its tries"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:pass%40word@trust.example",
+        "https://trust.example/?x=1",
+        "https://trust.example/#x",
+        "https://trust.example:99999",
+        "https://trust.example:0",
+        "https://",
+        "http://trust.example",
+        "trust.example",
+    ],
+)
+def test_what_is_no_address_of_a_trust_server_is_refused_without_its_secrets(url: str) -> None:
+    with pytest.raises(InputError, match="trust server: expected an https:// URL without") as error:
+        TrustApi(Transport(), url, GUN)
+    assert "pass" not in error.value.sentence
