@@ -24,6 +24,9 @@ debian_packages() {
     need notary notary
     need notary-server notary
     need setpriv util-linux
+    need openssl openssl
+    # Debian keeps the programs of PostgreSQL's server out of PATH.
+    has postgres || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
     need node nodejs
     need npm npm
     # Statically linked, or it does not run in an image that is made from nothing.
