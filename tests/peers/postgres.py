@@ -18,7 +18,7 @@ import ssl
 import subprocess
 import tempfile
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
@@ -187,11 +187,10 @@ class PostgresTrust:
         return file
 
     def _makes_keys(self) -> bool:
-        connection = HTTPSConnection("localhost", self._port, context=self._context, timeout=10)
-        with suppress(OSError, HTTPException):
+        server = HTTPSConnection("localhost", self._port, context=self._context, timeout=10)
+        with closing(server) as connection, suppress(OSError, HTTPException):
             connection.request("GET", "/v2/readiness/_trust/tuf/timestamp.key")
             return connection.getresponse().status == 200
-        connection.close()
         return False
 
 

@@ -107,7 +107,8 @@ class Crowd:
 
     def kill(self) -> None:
         """End every process as a power cut would."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # they may have been through with it just now
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def outcomes(self) -> list[Outcome]:
         """Wait for the end of all; what those have to say who got so far, in the jobs' order."""

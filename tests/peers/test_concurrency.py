@@ -200,30 +200,6 @@ def test_signers_come_and_go_beside_pipelines_that_sign(
 # --- Case 46: a server that fails ---
 
 
-def test_a_server_that_is_killed_again_and_again_loses_nothing_that_was_acknowledged(
-    stack: Stack,
-    postgres: PostgresTrust,
-    tmp_path: Path,
-    repository_name: str,
-    record: Record,
-) -> None:
-    """Case 46: SIGKILL at random moments, before and after commits; all publishers get through."""
-    owner = Owner(postgres.stack, f"{stack.open_registry}/{repository_name}", tmp_path)
-    owner.initialise("ci")
-    jobs = signing_jobs(owner, tmp_path, processes=8, tags=5, kind="each")
-    before = postgres.restarts
-    crowd = Crowd(owner, jobs)
-    kills = 0
-    while kills < 8 and not crowd.is_done(random.uniform(0.1, 0.8)):  # noqa: S311 -- a moment, no secret
-        postgres.kill()
-        kills += 1
-    outcomes = crowd.outcomes()
-    record_attempts(record, outcomes)
-    record("kills", kills)
-    record("restarts", postgres.restarts - before)
-    check_all_signed(owner, jobs, outcomes)
-
-
 def test_publishers_that_are_killed_and_run_again_are_as_if_run_once(
     owner: Owner, tmp_path: Path
 ) -> None:

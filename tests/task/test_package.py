@@ -71,6 +71,7 @@ def test_the_task_is_all_there_and_nothing_else(names: list[str]) -> None:
         "task.json",
         "task/candidates.js",
         "task/cleanup.js",
+        "task/leftovers.js",
         "task/index.js",
         "task/package.json",
     }
