@@ -127,6 +127,12 @@ def parse_own_spelling(data: bytes) -> tuple[Any, Any, bytes] | None:
     return (signed, signatures, message) if spelt == data else None
 
 
+def quoted(text: str) -> str:
+    """Spell a string that has no control characters."""
+    # Called through the class, so that a member name of another type is a TypeError.
+    return '"' + str.replace(str.replace(text, "\\", "\\\\"), '"', '\\"') + '"'
+
+
 def escape_html(text: str) -> str:
     """Escape canonical *text* as Go's `json.Marshal` does when it stores it inside a file."""
     return text.translate(_HTML)
@@ -174,21 +180,16 @@ def _is_plain_scalar(value: object) -> bool:
 
 def _text(value: object) -> str:
     if isinstance(value, str):
-        return _quoted(value)
+        return quoted(value)
     if isinstance(value, dict):
         return (
             "{"
-            + ",".join([_quoted(name) + ":" + _text(value[name]) for name in sorted(value)])
+            + ",".join([quoted(name) + ":" + _text(value[name]) for name in sorted(value)])
             + "}"
         )
     if isinstance(value, (list, tuple)):
         return "[" + ",".join([_text(item) for item in value]) + "]"
     return _scalar(value)
-
-
-def _quoted(text: str) -> str:
-    # Called through the class, so that a member name of another type is a TypeError.
-    return '"' + str.replace(str.replace(text, "\\", "\\\\"), '"', '\\"') + '"'
 
 
 def _scalar(value: object) -> str:

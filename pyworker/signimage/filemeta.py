@@ -5,17 +5,27 @@ Format: TUF 1.0 as of Notary 0.7 (`docs/protocol.md`, "Role files").
 
 import base64
 import hashlib
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from signimage import canonical
 from signimage.errors import FormatError, HashMismatchError
 from signimage.members import Members, strict_base64
 
 _FILE_META = ("custom", "hashes", "length")
 _USUAL = frozenset({"hashes", "length"})
+
+# A target as Docker describes it, and its name; the last of 43 characters that spell 32 bytes
+# has two bits to spare, which are zero in the one spelling that Go would write again.
+_MEMBER = re.compile(
+    r'"([^"\\\x00-\x1f]*)":'
+    r'(\{"hashes":\{"sha256":"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="\},'
+    r'"length":(?:0|[1-9][0-9]{0,14})\})'
+)
 
 # Fractions beyond Python's microseconds and any numeric offset occur: Go writes RFC 3339 "Nano".
 _RFC3339 = re.compile(
@@ -105,6 +115,54 @@ class FileMeta:
         hashes = {name: base64.b64encode(raw).decode() for name, raw in self.hashes.items()}
         custom = {} if self.custom is None else {"custom": self.custom}
         return custom | {"hashes": hashes, "length": self.length}
+
+
+class FileMetas(Mapping[str, FileMeta]):
+    """Descriptions by name, each kept as canonical JSON until somebody asks for it.
+
+    A role file is read, checked and written again with every publication, while hardly one of
+    its entries is looked at: as text, 10,000 of them take a tenth of the time.
+    """
+
+    __slots__ = ("_texts", "text")
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._texts = texts
+        # What stands between the braces in canonical JSON.
+        self.text = ",".join([f"{canonical.quoted(name)}:{texts[name]}" for name in sorted(texts)])
+
+    @classmethod
+    def spelt(cls, text: str) -> "FileMetas | None":
+        """Read *text*, what stands between the braces of an object of descriptions.
+
+        None where it is not canonical, or where an entry is more than a length and a SHA-256
+        hash: those are for `file_metas`.
+        """
+        texts = dict(_MEMBER.findall(text))
+        read = cls(texts)
+        # What the pattern passed over, twice-given names and another order all show here.
+        return read if read.text == text else None
+
+    def __getitem__(self, name: str) -> FileMeta:
+        return _usual(json.loads(self._texts[name]), name[:130])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, FileMetas):
+            return self._texts == other._texts
+        return isinstance(other, Mapping) and dict(self) == dict(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as with every mapping
+
+    def with_metas(self, more: Mapping[str, FileMeta]) -> "FileMetas":
+        """These, with *more* added or replaced."""
+        spelt = {name: canonical.encode(meta.to_json()).decode() for name, meta in more.items()}
+        return FileMetas({**self._texts, **spelt})
 
 
 def _usual(value: Any, what: str) -> FileMeta:

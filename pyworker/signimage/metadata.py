@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from signimage import canonical
 from signimage.errors import FormatError
-from signimage.filemeta import Expiry, FileMeta, file_metas
+from signimage.filemeta import Expiry, FileMeta, FileMetas, file_metas
 from signimage.keys import PublicKey, Signature
 from signimage.members import Members, kind_of, strict_base64
 
@@ -36,6 +36,8 @@ RELEASES = "targets/releases"
 LIFETIMES = {ROOT: timedelta(days=10 * 365), TARGETS: timedelta(days=3 * 365)}
 
 _ENVELOPE = ("signed", "signatures")
+# The targets stand between these in a file as Notary writes it.
+_TARGETS, _AFTER_TARGETS = ',"targets":{', '},"version":'
 _DELEGATION_NAME = re.compile(r"targets(?:/[-a-z0-9_]+)+", re.ASCII)
 _MAX_ROLE_NAME = 255  # bytes; Notary's limit
 # A root has one more for each former root key; to try one costs up to 1 ms.
@@ -201,6 +203,8 @@ class Targets:
 
     def with_targets(self, targets: Mapping[str, FileMeta]) -> "Targets":
         """This content with *targets* added or replaced."""
+        if isinstance(self.targets, FileMetas):
+            return replace(self, targets=self.targets.with_metas(targets))
         return replace(self, targets={**self.targets, **targets})
 
     def with_delegation(self, name: str, keys: Sequence[PublicKey]) -> "Targets":
@@ -318,6 +322,8 @@ def _parsed(data: bytes, kind: type[B]) -> "Signed[B]":
 
 
 def _read(data: bytes, kind: type[B], what: str) -> "Signed[B]":
+    if kind is Targets and (usual := _usual_targets(data, what)):
+        return usual  # type: ignore[return-value]  # kind is type[B]
     own = canonical.parse_own_spelling(data)
     signed, signatures, message = own or (None, None, b"")
     document = {"signed": signed, "signatures": signatures} if own else None
@@ -338,8 +344,33 @@ def _read(data: bytes, kind: type[B], what: str) -> "Signed[B]":
         raise FormatError(f"{what}: {error}") from error
 
 
+def _usual_targets(data: bytes, what: str) -> "Signed[Targets] | None":
+    """Read a file of targets with the targets left as text; None for one of unusual form.
+
+    1. Cut out what stands between the braces of `targets`, and read the rest by itself.
+    2. Put both together again and write them: if that gives the same bytes, it was read right.
+    """
+    try:
+        text = data.decode()
+        begin, end = text.index(_TARGETS) + len(_TARGETS), text.rindex(_AFTER_TARGETS)
+        metas = FileMetas.spelt(text[begin:end])
+        if not metas:
+            return None
+        rest = _read((text[:begin] + text[end:]).encode(), Targets, what)
+    except (ValueError, FormatError):
+        return None
+    body = replace(rest.body, targets=metas)
+    message = payload(body)
+    whole = envelope(message, rest.signatures) == data
+    return Signed(body, rest.signatures, message) if whole else None
+
+
 def payload(body: Body) -> bytes:
     """The bytes that signatures of *body* are made over."""
+    if isinstance(body, Targets) and isinstance(body.targets, FileMetas):
+        empty = canonical.encode(replace(body, targets={}).to_json()).decode()
+        before, _, after = empty.rpartition(_AFTER_TARGETS)
+        return f"{before}{body.targets.text}{_AFTER_TARGETS}{after}".encode()
     return canonical.encode(body.to_json())
 
 
