@@ -84,8 +84,11 @@ class Large:
 
     def environment(self, config: Path | None = None) -> dict[str, str]:
         """What either side runs with."""
+        # As where it is installed: pip compiles, while a checkout is run from its source.
+        compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(self.folder / "pyc")}
         return {
             **os.environ,
+            **compiled,
             **_PASSPHRASES,
             "DOCKER_HOST": self.stack.docker_host,
             "DOCKER_CONFIG": str(config or self.owner),
