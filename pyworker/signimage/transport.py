@@ -2,11 +2,12 @@
 
 The rules of this file:
 
-1. TLS 1.2 or newer, always verified, loopback included; private CAs are added to the system's.
+1. Connections follow the rules of `connection` and `tls`; no caller can loosen them.
 2. Every call has one deadline over all its tries, redirects and bytes; every body has a maximum,
    and what is larger is refused, never cut.
 3. Only GET and HEAD follow redirects or are sent again once a byte of them may have arrived.
-   Credentials never follow to another origin, and https is never left for http.
+   Another origin is followed to only where the caller says so, which is for content that is
+   verified by itself; credentials never follow there, and https is never left for http.
 4. Any HTTP status is an answer, for the caller to judge; only its absence is an error here.
    Whatever urllib3, ssl or the sockets raise comes out as an error of `signimage.errors`.
 5. No text made here holds a header, the query of a URL, or a proxy's password.
@@ -17,8 +18,6 @@ RFC 9110 (semantics: 9.2.2 idempotent methods, 10.2.3 Retry-After, 15.4 redirect
 import http.client
 import random
 import re
-import socket
-import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,18 +32,12 @@ from urllib3 import exceptions as foreign
 
 from signimage.connection import (
     Connections,
+    ProxyAnswerError,
     TransportSettings,
     cut_after,
-    system_words,
-    without_userinfo,
 )
-from signimage.errors import (
-    CertificateError,
-    InputError,
-    RemoteError,
-    TooLargeError,
-    UnreachableError,
-)
+from signimage.errors import InputError, RemoteError, TooLargeError
+from signimage.faults import FOREIGN_ERRORS, is_slow_name, reason, too_late, unreachable
 from signimage.response import (
     Credentials,
     Response,
@@ -73,7 +66,6 @@ __all__ = [
 ]
 
 DEADLINE_S = 60.0  # one call, all tries together
-CONNECT_S = 10.0  # one address; a machine that is up answers a SYN within a few seconds
 ATTEMPTS = 5
 BACKOFF_CAP_S = 8.0
 REDIRECTS = 5  # as many as curl's users see in practice; browsers stop at 20
@@ -85,11 +77,6 @@ _AGAIN_LATER = frozenset({429, 502, 503, 504})
 _REDIRECTIONS = frozenset({301, 302, 303, 307, 308})
 _CREDENTIAL_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-
-_CA_HINT = (
-    "If this server uses a private certificate authority, give its certificate (PEM)"
-    " in the input caCertificate, or set SSL_CERT_FILE"
-)
 
 
 class Authorizer(Protocol):
@@ -132,6 +119,7 @@ class Transport:
         authorizer: Authorizer | None = None,
         deadline_s: float = DEADLINE_S,
         redirects: int = REDIRECTS,
+        leave_origin: bool = False,
     ) -> Response:
         """Send one request and return the answer, whatever its status.
 
@@ -149,6 +137,9 @@ class Transport:
             authorizer: Asked for headers before each try.
             deadline_s: For everything together.
             redirects: How many may be followed.
+            leave_origin: Whether they may lead to another scheme, host or port. Only for content
+                that its digest proves, which registries keep elsewhere: who follows a redirect
+                lets the server choose whom this machine talks to, and who answers.
 
         Raises:
             InputError: The URL, a CA file or a proxy setting is not usable.
@@ -164,6 +155,11 @@ class Transport:
             if target is None:
                 return response
             if origin(target) != origin(response.url):
+                if not leave_origin:
+                    raise RemoteError(
+                        f"{what} {origin(response.url)}: expected no redirect to another "
+                        f"server, got one to {origin(target)}"
+                    )
                 call = call.without_credentials()
             response = self._authorized(call, target)
         if redirects and _redirection(call, response) is not None:
@@ -213,12 +209,16 @@ class Transport:
                     **headers,
                 }
             ),
-            timeout=urllib3.Timeout(total=left_s, connect=min(left_s, CONNECT_S)),
+            timeout=urllib3.Timeout(total=left_s),
             retries=False,
             redirect=False,
             preload_content=False,
         )
         with _released(answer):
+            if answer.status == http.client.PROXY_AUTHENTICATION_REQUIRED and _is_forwarded(
+                url, self._settings
+            ):
+                raise foreign.ProxyError("not forwarded", ProxyAnswerError(answer.status))
             body = _read(answer, call, url)
         ms = round((time.monotonic() - begin) * 1000)
         self._settings.observe(
@@ -230,27 +230,9 @@ class Transport:
         """Return the error of ours that *error* means; the one door for foreign exceptions."""
         if isinstance(error, foreign.MaxRetryError) and error.reason is not None:
             error = error.reason
-        where = f"{call.what} {origin(url)}"
-        if call.left_s() <= 0:
-            return UnreachableError(
-                f"{where} cannot be reached: no complete answer within {call.deadline_s:g} s"
-            )
-        if isinstance(error, foreign.ProxyError):
-            proxy = without_userinfo(self._settings.proxy_for(url))
-            cause = reason(error.original_error)
-            return UnreachableError(
-                f"{where} cannot be reached: proxy {proxy}: {cause}",
-                hint="Check HTTP_PROXY, HTTPS_PROXY and NO_PROXY",
-            )
-        untrusted = _certificate_fault(error)
-        if untrusted:
-            return CertificateError(
-                f"{where}: its certificate cannot be verified: {untrusted}", hint=_CA_HINT
-            )
-        return UnreachableError(
-            f"{where} cannot be reached: {reason(error)}",
-            hint="Check the address, and that this machine may connect to it",
-        )
+        if call.left_s() <= 0 and not is_slow_name(error):
+            return too_late(call.what, url, call.deadline_s, self._settings)
+        return unreachable(error, call.what, url, self._settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,11 +253,14 @@ class _Call:
 
     def may_repeat(self, error: Exception) -> bool:
         """Tell whether *error* leaves it certain that sending again does nothing twice."""
-        if isinstance(error, foreign.ProxyError):
-            error = error.original_error
+        lost = (foreign.ProtocolError, foreign.TimeoutError, TimeoutError, ConnectionError)
+        if isinstance(error, foreign.ProxyError):  # the server has seen nothing yet
+            cause = error.original_error
+            if isinstance(cause, ProxyAnswerError):
+                return cause.status in _AGAIN_LATER
+            return isinstance(cause, lost)
         if isinstance(error, foreign.ConnectTimeoutError):  # and its kinds: nothing was sent
             return True
-        lost = (foreign.ProtocolError, foreign.ReadTimeoutError, ConnectionError)
         return self.method in _SAFE_METHODS and isinstance(error, lost)
 
     def is_worth_repeating(self, response: Response) -> bool:
@@ -287,6 +272,11 @@ class _Call:
 
 
 # --- checks before anything is sent ---------------------------------------------------------
+
+
+def _is_forwarded(url: str, settings: TransportSettings) -> bool:
+    """Tell whether a proxy passes on the request for *url* itself, instead of its bytes."""
+    return url.startswith("http:") and settings.proxies.for_url(url) is not None
 
 
 def _checked_url(url: str, what: str) -> str:
@@ -389,78 +379,3 @@ def _retry_after_s(response: Response) -> float:
         when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
         return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())
     return 0.0
-
-
-# --- foreign exceptions ---------------------------------------------------------------------
-
-# Whatever comes out of urllib3, and of libraries built on it (`requests`' own are OSErrors).
-FOREIGN_ERRORS = (foreign.HTTPError, http.client.HTTPException, OSError, ValueError)
-
-# The first match counts, so kinds stand before their families.
-_REASONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
-    ((foreign.NameResolutionError, socket.gaierror), "its name cannot be resolved"),
-    ((foreign.NewConnectionError,), "no connection"),
-    ((foreign.ConnectTimeoutError,), "no connection in time"),
-    ((foreign.ReadTimeoutError, foreign.TimeoutError, TimeoutError), "no answer in time"),
-    ((foreign.SSLError, ssl.SSLError), "TLS failed"),
-    ((foreign.ProtocolError, foreign.ConnectionError), "the connection was lost"),
-    ((foreign.DecodeError,), "the answer cannot be decoded"),
-    (
-        (
-            foreign.InvalidHeader,
-            foreign.HeaderParsingError,
-            foreign.BodyNotHttplibCompatible,
-            foreign.ResponseError,
-            http.client.HTTPException,
-        ),
-        "the answer is not valid HTTP",
-    ),
-    ((foreign.ProxyError, foreign.ProxySchemeUnsupported), "the proxy cannot be used"),
-    ((foreign.ProxySchemeUnknown,), "the proxy's address is not usable"),
-    ((foreign.LocationValueError,), "the address is not usable"),
-    ((foreign.PoolError,), "no connection could be used"),
-    (
-        (foreign.TimeoutStateError, foreign.UnrewindableBodyError),
-        "the request could not be sent",
-    ),
-)
-
-
-def reason(error: BaseException) -> str:
-    """Say in a few words what *error* means, from the operating system's own where it has them."""
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLError):
-            words = (cause.reason or "handshake").replace("_", " ").lower()
-            return f"TLS failed: {readable(words)}"
-        if isinstance(cause, http.client.RemoteDisconnected):
-            return "the connection was closed without an answer"
-        if isinstance(cause, http.client.IncompleteRead):  # and urllib3's kinds of it
-            return "the answer ended before it was complete"
-        if isinstance(cause, OSError) and cause.errno and not isinstance(cause, socket.gaierror):
-            return system_words(cause)
-    for kinds, words in _REASONS:
-        if isinstance(error, kinds):
-            return words
-    return f"unexpected {type(error).__name__}"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield *error* and what is behind it: urllib3 chains some causes and keeps others as args."""
-    pending: list[BaseException] = [error]
-    seen: set[int] = set()
-    while pending:
-        current = pending.pop(0)
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        behind = (current.__cause__, current.__context__, *current.args)
-        pending.extend(item for item in behind if isinstance(item, BaseException))
-
-
-def _certificate_fault(error: BaseException) -> str:
-    """Return why the other side's certificate was refused, or "" if that is not the matter."""
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return readable(cause.verify_message or "verification failed").rstrip(".")
-    return ""

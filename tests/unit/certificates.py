@@ -29,10 +29,15 @@ class Authority:
         return context
 
 
-def make_authority(folder: Path, host: str = "127.0.0.1") -> Authority:
-    """Make an authority whose files live in *folder*, with a server at *host*."""
-    ca_key, ca = _certificate("Test CA", None)
-    key, leaf = _certificate(host, (ca_key, ca))
+def make_authority(
+    folder: Path, host: str = "127.0.0.1", *, shift: timedelta = timedelta()
+) -> Authority:
+    """Make an authority whose files live in *folder*, with a server at *host*.
+
+    The server's certificate is in force from yesterday until tomorrow, *shift* earlier or later.
+    """
+    ca_key, ca = _certificate(f"Test CA of {host}", None)
+    key, leaf = _certificate(host, (ca_key, ca), shift)
     pem = serialization.Encoding.PEM
     private = key.private_bytes(
         pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -46,10 +51,10 @@ def make_authority(folder: Path, host: str = "127.0.0.1") -> Authority:
 _Issuer = tuple[ec.EllipticCurvePrivateKey, x509.Certificate]
 
 
-def _certificate(name: str, issuer: _Issuer | None) -> _Issuer:
+def _certificate(name: str, issuer: _Issuer | None, shift: timedelta = timedelta()) -> _Issuer:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(timezone.utc)
+    now = datetime.now(timezone.utc) + shift
     is_address = name[:1].isdigit()
     host = x509.IPAddress(IPv4Address(name)) if is_address else x509.DNSName(name)
     names = x509.SubjectAlternativeName([host])

@@ -3,10 +3,8 @@
 import gzip
 import inspect
 import socket
-import ssl
-import warnings
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import pytest
 import urllib3.exceptions
@@ -14,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signimage.errors import (
-    CertificateError,
     FormatError,
     InputError,
     NotFoundError,
@@ -349,10 +346,28 @@ def test_redirect_to_another_origin_carries_no_credentials(transport: Transport)
                 max_bytes=9,
                 authorizer=asked,
                 headers={"authorization": "mine too", "COOKIE": "c", "X-Kept": "k"},
+                leave_origin=True,
             )
     assert (response.status, asked.answers) == (401, [])
     arrived = other.requests[0].headers
     assert (arrived["Authorization"], arrived["Cookie"], arrived["X-Kept"]) == (None, None, "k")
+
+
+def test_redirect_to_another_origin_is_refused_unless_the_caller_wants_it(
+    transport: Transport,
+) -> None:
+    with SmallServer(lambda _: Reply(200, b"not yours")) as other:
+        moved = Reply(307, headers={"Location": f"{other.origin}/x?ticket=s3cret"})
+        claim = (
+            r"^trust server http://127\.0\.0\.1:\d+: expected no redirect to another server, got"
+        )
+        with (
+            SmallServer(lambda _: moved) as server,
+            pytest.raises(RemoteError, match=claim) as caught,
+        ):
+            get(transport, server.origin)
+    assert other.requests == []
+    assert str(caught.value).endswith(f" one to {other.origin}")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
@@ -398,82 +413,6 @@ def test_redirect_to_something_else_is_refused(transport: Transport, location: s
         get(transport, server.origin)
 
 
-# --- TLS ------------------------------------------------------------------------------------
-
-
-def test_private_authority_is_trusted_from_a_file_and_from_text(authority: Authority) -> None:
-    text = authority.ca_file.read_text()
-    with SmallServer(lambda _: Reply(200, b"x"), tls=authority.server_context()) as server:
-        for settings in [
-            TransportSettings(ca_files=(authority.ca_file,)),
-            TransportSettings(ca_pem=(text,)),
-        ]:
-            with Transport(settings) as transport:
-                assert get(transport, server.origin).body == b"x"
-
-
-def test_unknown_authority_is_refused_even_on_loopback(
-    transport: Transport, authority: Authority
-) -> None:
-    claim = r"^trust server https://127\.0\.0\.1:\d+: its certificate cannot be verified: unable to"
-    with (
-        SmallServer(lambda _: Reply(200), tls=authority.server_context()) as server,
-        pytest.raises(CertificateError, match=claim) as caught,
-    ):
-        get(transport, server.origin)
-    assert "caCertificate" in caught.value.hint
-    assert server.requests == []
-
-
-def test_certificate_for_another_name_is_refused(tmp_path: Path) -> None:
-    other = make_authority(tmp_path, "registry.example.com")
-    with (
-        SmallServer(lambda _: Reply(200), tls=other.server_context()) as server,
-        Transport(TransportSettings(ca_files=(other.ca_file,))) as transport,
-        pytest.raises(CertificateError, match="IP address mismatch"),
-    ):
-        get(transport, server.origin)
-
-
-def test_old_tls_is_refused(authority: Authority) -> None:
-    context = authority.server_context()
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with (
-        SmallServer(lambda _: Reply(200, b"x"), tls=context) as server,
-        Transport(TransportSettings(ca_files=(authority.ca_file,))) as transport,
-    ):
-        assert get(transport, server.origin).body == b"x"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of the old version
-            context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
-        transport.close()
-        with pytest.raises(UnreachableError, match=r"TLS failed|connection"):
-            get(transport, server.origin)
-
-
-def test_https_to_a_plain_server_says_so(transport: Transport) -> None:
-    with (
-        SmallServer(lambda _: Reply(200)) as server,
-        pytest.raises(UnreachableError, match="cannot be reached: TLS failed: ") as caught,
-    ):
-        get(transport, server.origin.replace("http:", "https:"))
-    assert not isinstance(caught.value, CertificateError)
-
-
-def test_bad_certificate_files_are_wrong_input_and_named(tmp_path: Path) -> None:
-    junk, absent = tmp_path / "junk.crt", tmp_path / "absent.crt"
-    junk.write_text("no certificate")
-    for settings, claim in [
-        (TransportSettings(ca_files=(junk,)), r"^CA certificate .*junk\.crt: expected PEM"),
-        (TransportSettings(ca_files=(absent,)), r"^CA certificate .*absent\.crt: cannot be read: "),
-        (TransportSettings(ca_pem=("junk",)), r"^CA certificate: expected PEM"),
-        (TransportSettings(ca_pem=("ö",)), r"^CA certificate: expected PEM"),
-        (TransportSettings(client_certificate=junk), r"^client certificate .*junk\.crt: expected"),
-    ]:
-        with Transport(settings) as transport, pytest.raises(InputError, match=claim):
-            get(transport, "https://127.0.0.1:1/")
-
-
 # --- faults and their words -----------------------------------------------------------------
 
 
@@ -493,6 +432,46 @@ def test_unknown_name_is_said_in_one_sentence(transport: Transport) -> None:
     claim = r"^trust server http://no-such-host.invalid cannot be reached: its name cannot be reso"
     with pytest.raises(UnreachableError, match=claim):
         get(transport, "http://no-such-host.invalid/", deadline_s=0.3)
+
+
+def test_resolver_that_never_answers_is_left_behind_at_the_deadline(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = threading.Event()
+
+    def silent(*_: object) -> list[object]:
+        end.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    claim = (
+        r"^trust server http://registry\.test cannot be reached: its name was not resolved in ti"
+    )
+    try:
+        with pytest.raises(UnreachableError, match=claim):
+            get(transport, "http://registry.test/", deadline_s=0.2)
+    finally:
+        end.set()
+
+
+def test_every_address_of_a_name_is_tried(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+
+    def two(host: str, *more: int) -> list[object]:
+        found = ["127.0.0.2", "127.0.0.1"] if host == "registry.test" else [host]
+        return [info for each in found for info in real(each, *more)]
+
+    with SmallServer(lambda _: Reply(200, b"x")) as server:
+        monkeypatch.setattr(socket, "getaddrinfo", two)
+        url = server.origin.replace("127.0.0.1", "registry.test")
+        assert get(transport, url).body == b"x"
+
+
+def test_name_that_can_be_none_is_said_in_one_sentence(transport: Transport) -> None:
+    with pytest.raises(UnreachableError, match=r"reached: the address is not usable$"):
+        get(transport, f"http://{'x' * 64}.example.com/")
 
 
 def test_every_exception_of_urllib3_has_words() -> None:
@@ -521,65 +500,6 @@ def test_every_exception_of_urllib3_is_caught() -> None:
         and kind.__module__ == "urllib3.exceptions"
     ]
     assert loose == []
-
-
-# --- proxies --------------------------------------------------------------------------------
-
-
-def test_proxy_gets_the_request_and_its_own_credentials_only() -> None:
-    with SmallServer(lambda _: Reply(200, b"from the proxy")) as proxy:
-        address = f"http://user:p%40ss@{proxy.host}"
-        settings = TransportSettings().with_proxies({"HTTP_PROXY": address})
-        with Transport(settings) as transport:
-            assert get(transport, "http://registry.invalid/v2/").body == b"from the proxy"
-    request = proxy.requests[0]
-    assert request.path == "http://registry.invalid/v2/"
-    assert request.headers["Proxy-Authorization"] == Credentials("user", "p@ss").basic()
-    assert "p%40ss" not in repr(settings)
-
-
-def test_proxy_that_is_down_is_named_without_its_password() -> None:
-    settings = TransportSettings(backoff_s=0.001).with_proxies(
-        {"https_proxy": f"http://user:s3cret@127.0.0.1:{free_port()}"}
-    )
-    claim = r"^trust server https://h\.invalid cannot be reached: proxy http://127\.0\.0\.1:\d+: c"
-    with Transport(settings) as transport, pytest.raises(UnreachableError, match=claim) as caught:
-        get(transport, "https://h.invalid/")
-    assert "s3cret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("address", ["ftp://h", "http://", "http://h:x"])
-def test_proxy_address_that_is_none_is_wrong_input(address: str) -> None:
-    settings = TransportSettings(http_proxy=address)
-    with Transport(settings) as transport, pytest.raises(InputError, match=r"^proxy .*: expected"):
-        get(transport, "http://h.invalid/")
-
-
-@pytest.mark.parametrize(
-    ("no_proxy", "url", "direct"),
-    [
-        ("", "http://example.com/", False),
-        ("*", "http://example.com/", True),
-        ("example.com", "http://example.com/", True),
-        ("example.com", "http://a.example.com/", True),
-        (".example.com", "http://a.example.com/", True),
-        ("*.example.com", "http://a.example.com/", True),
-        ("example.com", "http://notexample.com/", False),
-        ("EXAMPLE.com", "http://example.COM/", True),
-        ("other, example.com:8080", "http://example.com:8080/", True),
-        ("example.com:8080", "http://example.com/", False),
-        ("example.com:80", "http://example.com/", True),
-        ("10.0.0.0/8", "http://10.1.2.3/", True),
-        ("10.0.0.0/8", "http://11.1.2.3/", False),
-        ("::/0", "http://[2001:db8::1]/", True),
-        ("", "http://localhost:5000/", True),
-        ("", "http://127.0.0.1/", True),
-        ("", "http://[::1]/", True),
-    ],
-)
-def test_no_proxy_means_what_it_means_elsewhere(no_proxy: str, url: str, *, direct: bool) -> None:
-    settings = TransportSettings().with_proxies({"http_proxy": "p:3128", "no_proxy": no_proxy})
-    assert settings.proxy_for(url) == ("" if direct else "http://p:3128")
 
 
 # --- texts ----------------------------------------------------------------------------------

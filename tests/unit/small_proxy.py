@@ -1,0 +1,121 @@
+"""A small real proxy on loopback: tunnels for CONNECT, to where a test says, or its own answers.
+
+It records whom it was asked for, and with which account. A proxy that forwards requests whole
+needs no program of its own: any small server that answers whatever it is asked is one.
+"""
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import final
+
+from unit.small_server import Reply
+
+_CHUNK = 65_536  # bytes
+
+
+@final
+class SmallProxy:
+    """Serves until the `with` block ends; `origin` is its address, without an account.
+
+    *names* maps `host:port` to the loopback server (`host:port`) that stands for it. *answer* is
+    given the account, as `Proxy-Authorization` has it, and returns what to say instead of
+    leading on, or None.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[str, str],
+        answer: Callable[[str | None], Reply | None] = lambda _: None,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.targets: list[str] = []
+        self.accounts: list[str | None] = []
+        self.names = dict(names)
+        self.answer = answer
+        self.ending = threading.Event()
+        handler = type("_Bound", (_Handler,), {"proxy": self})
+        self._server = _Server(("127.0.0.1", 0), handler)
+        scheme = "http"
+        if tls is not None:
+            scheme = "https"
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.host = f"127.0.0.1:{self._server.server_port}"
+        self.origin = f"{scheme}://{self.host}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    def __enter__(self) -> "SmallProxy":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.ending.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    proxy: SmallProxy
+    protocol_version = "HTTP/1.1"
+    timeout = 5
+
+    def do_CONNECT(self) -> None:
+        """Make a tunnel, or answer."""
+        self.close_connection = True
+        proxy = self.proxy
+        proxy.targets.append(self.path)
+        proxy.accounts.append(self.headers["Proxy-Authorization"])
+        reply = proxy.answer(proxy.accounts[-1])
+        if reply is not None:
+            self._say(reply)
+            return
+        host, _, port = proxy.names[self.path].rpartition(":")
+        with socket.create_connection((host, int(port))) as upstream:
+            self.send_response(200)
+            self.end_headers()
+            back = threading.Thread(target=_copy, args=(upstream, self.connection), daemon=True)
+            back.start()
+            _copy(self.connection, upstream)
+            back.join()
+
+    def _say(self, reply: Reply) -> None:
+        if reply.raw is None:
+            self.send_response(reply.status)
+            for name, value in reply.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(reply.body)
+            return
+        self.wfile.write(reply.raw)
+        while reply.trickle_s and not self.proxy.ending.wait(reply.trickle_s):
+            self.wfile.write(reply.raw[-1:])
+
+    def log_message(self, *words: object) -> None:
+        """Keep the test output clean."""
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):  # either end may go away at any time
+        while chunk := source.recv(_CHUNK):
+            target.sendall(chunk)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def process_request_thread(self, request: object, client_address: object) -> None:
+        with suppress(OSError, ValueError):  # the client went away, or the handshake failed
+            super().process_request_thread(request, client_address)  # type: ignore[arg-type]  # typeshed wants a socket
+
+    def handle_error(self, *what: object) -> None:
+        """Stay silent: a client that goes away is what many tests are about."""
