@@ -1,48 +1,70 @@
-"""What Azure Pipelines knows of a step, in the terms of containers: logins, files, labels.
+"""What Azure Pipelines knows of a step, in the terms of containers: logins and labels.
 
 The rules of this file:
 
 1. A connection's address is what a person typed: it is read, never believed to be well formed.
-2. The ticket and the job token go only to the collection's own address, as the agent gave it.
-   It may be http there: servers in a company's own network still are, and the agent itself
-   talks to them that way.
-3. Only 200 with `application/octet-stream` is a secure file; a sign-in page is not.
-4. No text made here holds a token, a ticket or a password.
+2. A connection is one of Azure Container Registry if its data says so, whatever its address.
+3. The job token goes only to the collection's own address, as the agent gave it. It may be http
+   there: servers in a company's own network still are.
+4. No text made here holds a token or a password.
 
-Shapes of connections and of the secure-file call: the agent's and the in-box tasks' own.
+Shapes of connections: the agent's and the in-box tasks' own. Nothing here asks a network; what a
+login takes to get is described, and done by its `source`.
 """
 
-import http.client
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
-from signimage.errors import InputError, NotFoundError, RemoteError, UnauthorizedError
-from signimage.oci import DOCKER_HUB, normal_host
-from signimage.transport import (
-    Credentials,
-    Response,
-    Transport,
-    origin,
-    readable,
-    refusal,
-    said_by_server,
+from signimage import acr
+from signimage.entra import (
+    CONNECTION,
+    Cloud,
+    FederatedIdentity,
+    Identity,
+    IdTokenRequest,
+    ManagedIdentity,
+    check_authority,
+    check_tenant,
+    metadata_host,
 )
+from signimage.errors import InputError
+from signimage.oci import DOCKER_HUB, normal_host
+from signimage.response import Credentials, CredentialSource, Fixed, origin, readable
+from signimage.tokenservice import TokenServices
+from signimage.transport import Transport
 
-SECURE_FILE_MAX = 10 * 1024 * 1024  # bytes; the server's own limit
 HUB_AUTH_KEY = "https://index.docker.io/v1/"
-# Accepted by Azure DevOps Server 2019 and everything since.
-_API_VERSION = "5.0-preview.1"
-_FILE_HINT = "Authorize the pipeline to use the secure file, and run the job again"
-_CONNECTION_HINT = "Check the Docker registry service connection in the project settings"
+# What a connection can hold, in lower case, and how texts write it.
+PARAMETERS = {
+    name.lower(): name
+    for name in (
+        "authenticationType",
+        "loginServer",
+        "password",
+        "registry",
+        "scheme",
+        "servicePrincipalCertificate",
+        "servicePrincipalId",
+        "servicePrincipalKey",
+        "tenantId",
+        "username",
+    )
+}
+DATA = ("registrytype", "activedirectoryauthority", "activedirectoryserviceendpointresourceid")
+_HINT = "Check the Docker registry service connection in the project settings"
+_CERTIFICATE_HINT = (
+    "Use a connection with workload identity federation, which needs no secret at all, or one "
+    "with a client secret"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceConnection:
     """A service connection as the agent hands it to a step.
 
-    Names in `parameters` (secret) and `data` are in lower case.
+    Names in `parameters` (secret) and `data` are in lower case, see `PARAMETERS` and `DATA`.
     """
 
     id: str
@@ -53,67 +75,164 @@ class ServiceConnection:
 
 
 @dataclass(frozen=True, slots=True)
-class RegistryLogin:
-    """How to log in to a registry.
+class Job:
+    """The running job as Azure DevOps names it, what it may do there, and where it runs."""
 
-    `host` is the registry as image names spell it, `auth_key` as Docker's `config.json` does.
-    """
-
-    host: str
-    credentials: Credentials
-    auth_key: str
+    collection_uri: str
+    project_id: str = ""
+    hub: str = ""  # "build", "release", …
+    plan_id: str = ""
+    job_id: str = ""
+    id_token_uri: str = ""  # System.OidcRequestUri; older agents have none
+    token: str = field(default="", repr=False)
+    metadata_host: str = ""  # where managed identities are asked for, if not at Azure's address
 
 
 @dataclass(frozen=True, slots=True)
-class SecureFile:
-    """A file in the pipeline library, and what this job may fetch it with."""
+class RegistryLogin:
+    """How to log in to a registry.
 
-    collection_uri: str
-    project: str
-    file_id: str
-    name: str
-    ticket: str = field(repr=False)
-    token: str = field(repr=False)
+    `host` is the registry as image names spell it, `auth_key` as Docker's `config.json` does;
+    `proof` is what the registry accepts itself, or an identity whose tokens it takes.
+    """
 
-    @property
-    def what(self) -> str:
-        """How sentences call the file."""
-        return f"secure file {readable(self.name or self.file_id)}"
+    host: str
+    auth_key: str
+    proof: Credentials | Identity
+
+    def source(self, transport: Transport, secret: Callable[[str], object]) -> CredentialSource:
+        """Return where to ask for the credentials; *secret* is told of every token on the way."""
+        if isinstance(self.proof, Credentials):
+            return Fixed(self.proof)
+        return acr.RegistryTokens(TokenServices(transport, secret), self.host, self.proof)
 
 
-def registry_login(connection: ServiceConnection) -> RegistryLogin:
-    """Turn a Docker registry connection into a login.
+def registry_login(connection: ServiceConnection, job: Job) -> RegistryLogin:
+    """Turn a Docker registry connection into a login; no network is asked.
 
     Raises:
-        InputError: The connection is of a kind that is not supported, or incomplete.
+        InputError: The connection is of a kind that is not supported, incomplete, or names a
+            host that must not get what it holds.
     """
-    kind = connection.scheme.lower()
-    login = _LOGINS.get(kind)
+    if connection.data.get("registrytype", "").lower() != "acr":
+        return _password_login(connection)
+    scheme = connection.scheme or connection.parameters.get("scheme") or "ServicePrincipal"
+    login = _AZURE_LOGINS.get(scheme.lower())
     if login is None:
         raise InputError(
-            f"registry service connection: expected authentication by user name and password, "
-            f"got {readable(connection.scheme) or 'none'}, which is not supported yet",
-            hint="Use a connection of type Docker Hub or Others, for example with a token",
+            f"{CONNECTION}: expected authentication by a service principal, a managed identity or "
+            f"workload identity federation, got {readable(scheme)}",
+            hint=_HINT,
         )
-    return login(connection)
+    (login_server,) = _needed(connection, "loginServer")
+    host = acr.registry_host(login_server)
+    return RegistryLogin(host, host, login(connection, acr.cloud_of(host), job))
 
 
 def _password_login(connection: ServiceConnection) -> RegistryLogin:
-    parameters = connection.parameters
-    missing = [name for name in ("registry", "username", "password") if not parameters.get(name)]
+    scheme = connection.scheme or connection.parameters.get("scheme") or "UsernamePassword"
+    if scheme.lower() != "usernamepassword":
+        raise InputError(
+            f"{CONNECTION}: expected authentication by user name and password, "
+            f"got {readable(scheme)}, which is for registries of Azure only",
+            hint=_HINT,
+        )
+    address, username, password = _needed(connection, "registry", "username", "password")
+    host = registry_host(address)
+    credentials = Credentials(username, password)
+    return RegistryLogin(host, HUB_AUTH_KEY if host == DOCKER_HUB else host, credentials)
+
+
+def _needed(connection: ServiceConnection, *names: str) -> list[str]:
+    values = [connection.parameters.get(name.lower(), "") for name in names]
+    missing = [name for name, value in zip(names, values, strict=True) if not value.strip()]
     if missing:
         raise InputError(
-            f"registry service connection: expected a {' and a '.join(missing)}, got none",
-            hint=_CONNECTION_HINT,
+            f"{CONNECTION}: expected a {' and a '.join(missing)}, got none", hint=_HINT
         )
-    host = registry_host(parameters["registry"])
-    credentials = Credentials(parameters["username"], parameters["password"])
-    return RegistryLogin(host, credentials, HUB_AUTH_KEY if host == DOCKER_HUB else host)
+    return values
 
 
-# One entry for each authentication scheme of a connection; those of Azure Container Registry
-# (ServicePrincipal, ManagedServiceIdentity, WorkloadIdentityFederation) exchange tokens first.
-_LOGINS = {"usernamepassword": _password_login}
+# --- Azure Container Registry ----------------------------------------------------------------
+
+
+def _service_principal(connection: ServiceConnection, cloud: Cloud, job: Job) -> Credentials:
+    """The registry's own token service takes ID and secret as user name and password."""
+    del cloud, job
+    kind = connection.parameters.get("authenticationtype", "").lower()
+    if kind == "spncertificate" or connection.parameters.get("serviceprincipalcertificate"):
+        raise InputError(
+            f"{CONNECTION}: expected a service principal with a client secret, got one with a "
+            "certificate, which registries do not take",
+            hint=_CERTIFICATE_HINT,
+        )
+    client_id, key = _needed(connection, "servicePrincipalId", "servicePrincipalKey")
+    return Credentials(client_id.strip(), key)
+
+
+def _managed_identity(connection: ServiceConnection, cloud: Cloud, job: Job) -> ManagedIdentity:
+    tenant = connection.parameters.get("tenantid", "")
+    return ManagedIdentity(
+        check_tenant(tenant) if tenant.strip() else "",
+        cloud.audience,
+        metadata_host(job.metadata_host),
+    )
+
+
+def _federated(connection: ServiceConnection, cloud: Cloud, job: Job) -> FederatedIdentity:
+    tenant, client_id = _needed(connection, "tenantId", "servicePrincipalId")
+    authority = connection.data.get("activedirectoryauthority", "")
+    return FederatedIdentity(
+        tenant=check_tenant(tenant),
+        client_id=client_id.strip(),
+        authority=check_authority(authority) if authority.strip() else cloud.authority,
+        audience=_audience(connection) or cloud.audience,
+        id_token=IdTokenRequest(id_token_url(job), connection.id, job.token),
+    )
+
+
+_AZURE_LOGINS: Mapping[str, Callable[[ServiceConnection, Cloud, Job], Credentials | Identity]] = {
+    "serviceprincipal": _service_principal,
+    "managedserviceidentity": _managed_identity,
+    "workloadidentityfederation": _federated,
+}
+
+
+def _audience(connection: ServiceConnection) -> str:
+    """Return the audience of Azure Resource Manager as the connection gives it, or "".
+
+    Its URL is that of Azure Resource Manager only if the portal has made it; other tools put the
+    registry there.
+    """
+    named = connection.data.get("activedirectoryserviceendpointresourceid", "").strip()
+    if named:
+        return named
+    with suppress(ValueError):
+        if (urlsplit(connection.url).hostname or "").startswith("management."):
+            return connection.url.strip()
+    return ""
+
+
+def id_token_url(job: Job) -> str:
+    """Return where this job asks for ID tokens, without a query.
+
+    As the agent says, if that is at the collection's own origin; else as it is on every server.
+    """
+    collection = job.collection_uri.strip().rstrip("/")
+    with suppress(ValueError):
+        given = urlsplit(job.id_token_uri.strip())
+        if "@" not in given.netloc and origin(given.geturl()) == origin(collection):
+            return given._replace(query="", fragment="").geturl()
+    project, hub, plan, own = (
+        quote(part, safe="") for part in (job.project_id, job.hub, job.plan_id, job.job_id)
+    )
+    return (
+        f"{quote(collection, safe='/:%[]')}/{project}/_apis/distributedtask/hubs/{hub}"
+        f"/plans/{plan}/jobs/{own}/oidctoken"
+    )
+
+
+# --- any registry ----------------------------------------------------------------------------
 
 
 def registry_host(address: str) -> str:
@@ -135,94 +254,15 @@ def registry_host(address: str) -> str:
     usable = host and "@" not in parts.netloc and parts.scheme in ("http", "https")
     if not usable or not host or not all(ch.isalnum() or ch in ".-_:" for ch in host):
         raise InputError(
-            "registry service connection: expected a registry address such as "
+            f"{CONNECTION}: expected a registry address such as "
             f"https://registry.example.com, got {readable(address.rpartition('@')[2])!r}",
-            hint=_CONNECTION_HINT,
+            hint=_HINT,
         )
     name = f"[{host}]" if ":" in host else host
     return normal_host(name if port is None else f"{name}:{port}")
 
 
-def fetch_secure_file(transport: Transport, file: SecureFile) -> bytes:
-    """Download a secure file and return its content; nothing is written to disk.
-
-    Raises:
-        UnauthorizedError: Ticket or token are not accepted.
-        NotFoundError: The file was deleted.
-        RemoteError: Anything else that is not the file: an error, a sign-in page, nothing.
-    """
-    if not file.ticket:
-        raise UnauthorizedError(
-            f"{file.what}: the agent gave this job no ticket to read it", hint=_FILE_HINT
-        )
-    try:
-        response = _get_secure_file(transport, file)
-    except RemoteError as error:
-        raise _named(error, file.what) from error
-    _check_secure_file(response, file.what)
-    return response.body
-
-
-def _get_secure_file(transport: Transport, file: SecureFile) -> Response:
-    query = urlencode(
-        {"ticket": file.ticket, "download": "false", "api-version": _API_VERSION},
-        quote_via=quote,
-    )
-    # On a server of one's own the collection's name is part of the path, blanks included.
-    collection = quote(file.collection_uri.strip().rstrip("/"), safe="/:%[]")
-    return transport.request(
-        "GET",
-        f"{collection}/{quote(file.project, safe='')}"
-        f"/_apis/distributedtask/securefiles/{quote(file.file_id, safe='')}?{query}",
-        what="Azure DevOps",
-        max_bytes=SECURE_FILE_MAX,
-        headers={
-            "Accept": "application/octet-stream",
-            "Authorization": Credentials("PAT", file.token).basic(),
-            "X-TFS-FedAuthRedirect": "Suppress",
-        },
-        redirects=0,
-    )
-
-
-# 203 is how Azure DevOps answers who it does not know; 302 is what it sends a browser.
-_SIGN_IN_STATUSES = frozenset({200, 203, 301, 302, 303, 307, 308})
-
-
-def _check_secure_file(response: Response, what: str) -> None:
-    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    status = response.status
-    server = f"Azure DevOps {origin(response.url)}"
-    if status == http.client.OK and kind == "application/octet-stream":
-        if not response.body:
-            raise RemoteError(f"{what}: expected its content from {server}, got nothing")
-        return
-    said = said_by_server(response)
-    if status == http.client.NOT_FOUND:
-        raise NotFoundError(
-            f"{what}: {server} does not have it (it answered {_answer(status, said)})",
-            hint="Check that the file is still in the library of this project",
-        )
-    if status in (http.client.BAD_REQUEST, http.client.UNAUTHORIZED, http.client.FORBIDDEN):
-        raise UnauthorizedError(
-            f"{what}: {server} does not let this job read it (it answered {_answer(status, said)})",
-            hint=_FILE_HINT,
-        )
-    if status in _SIGN_IN_STATUSES:
-        raise RemoteError(
-            f"{what}: expected its content from {server}, got {_answer(status, said)} "
-            f"with {readable(kind) or 'no type'}, probably a sign-in page"
-        )
-    raise _named(refusal(response, "Azure DevOps"), what)
-
-
-def _answer(status: int, said: str) -> str:
-    return f"{status}: {said}" if said else f"{status}"
-
-
-def _named(error: RemoteError, what: str) -> RemoteError:
-    return type(error)(f"{what}: {error}", hint=error.hint)
-
+# --- labels ----------------------------------------------------------------------------------
 
 # As `Docker@2` names them; a release has no one repository.
 _COMMON_LABELS = ("system.teamfoundationcollectionuri", "build.sourceversion")

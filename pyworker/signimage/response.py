@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from signimage.errors import FormatError, NotFoundError, RemoteError, UnauthorizedError
@@ -25,15 +25,38 @@ _UNREADABLE = re.compile(r"[^\x20-\x7e\xa1-\u2027\u202a-\ud7ff\ue000-\U0010ffff]
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user name and a password, or a token that is used as one."""
+    """A user name and a password, or a token that is used as one.
+
+    An identity token (OAuth2: refresh token) is no password: it goes to token services alone,
+    in a form of its own, and the user name beside it means nothing.
+    """
 
     username: str
     password: str = field(repr=False)
+    is_identity_token: bool = False
 
     def basic(self) -> str:
         """Return the value of an `Authorization` header (RFC 7617, UTF-8)."""
         pair = f"{self.username}:{self.password}".encode()
         return "Basic " + base64.b64encode(pair).decode("ascii")
+
+
+class CredentialSource(Protocol):
+    """Credentials that may change while they are needed: asked for at each use, never kept."""
+
+    def current(self) -> Credentials | None:
+        """Return what to log in with now; None for an anonymous visitor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Credentials that stay as they are."""
+
+    credentials: Credentials | None
+
+    def current(self) -> Credentials | None:
+        """Return the credentials given."""
+        return self.credentials
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from signimage.keyfile import KeyFile
 from signimage.keys import METHOD_ECDSA, METHOD_EDDSA, METHOD_RSAPKCS1V15, METHOD_RSAPSS, PublicKey
 from signimage.metadata import Body, Root, Signed, Snapshot, Targets, Timestamp, payload, serialise
 from signimage.response import Credentials, Response, origin, said_by_server, shown
+from signimage.securefiles import SecureFile, fetch_secure_file
 from signimage.transport import Transport
 from signimage.trustapi import TrustApi
 from signimage.trustcache import TrustCache
@@ -287,7 +288,8 @@ def _answer(data: bytes) -> None:
     repository = oci.Repository("reg.example:5000", "team/app")
     images = registry.Registry(transport, repository, login)
     trust = TrustApi(transport, "https://reg.example", "reg/app")
-    file = azure.SecureFile("https://dev.example/x/", "p", "id", "a.key", _SECRET, _SECRET)
+    file_id = "11223344-0000-4000-8000-00000000000a"
+    file = SecureFile("https://dev.example/x/", "p", file_id, "a.key", _SECRET, _SECRET)
     authorizer = registry.TokenAuthorizer(transport, login, "repository:team/app:pull")
     conversations: tuple[Callable[[], object], ...] = (
         lambda: images.resolve("1.0").check_image("sha256:" + "0" * 64),
@@ -300,7 +302,7 @@ def _answer(data: bytes) -> None:
         lambda: trust.by_hash("targets", bytes(32), 10),
         lambda: trust.post({"targets": b"{}"}),
         lambda: trust.newest_version("targets", 1),
-        lambda: azure.fetch_secure_file(transport, file),
+        lambda: fetch_secure_file(transport, file),
     )
     for converse in conversations:
         try:

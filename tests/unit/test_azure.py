@@ -1,56 +1,71 @@
-"""Claims about `signimage.azure`; Azure DevOps is a small server that can lie."""
+"""Claims about `signimage.azure`; the conversations behind a login are in `test_acr`."""
 
-import json
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
+from signimage.acr import RegistryTokens
 from signimage.azure import (
     HUB_AUTH_KEY,
-    SECURE_FILE_MAX,
+    Job,
     RegistryLogin,
-    SecureFile,
     ServiceConnection,
-    fetch_secure_file,
+    id_token_url,
     pipeline_labels,
     registry_host,
     registry_login,
 )
-from signimage.errors import (
-    InputError,
-    NotFoundError,
-    RemoteError,
-    SignImageError,
-    TooLargeError,
-    UnauthorizedError,
-    UnreachableError,
+from signimage.entra import (
+    METADATA_HOST,
+    FederatedIdentity,
+    IdTokenRequest,
+    ManagedIdentity,
 )
-from signimage.transport import Credentials, Transport, TransportSettings
-from unit.small_server import Reply, Request, SmallServer
+from signimage.errors import InputError
+from signimage.transport import Credentials, Transport
+from unit.small_cloud import ARM, CLIENT, CONNECTION, JOB_TOKEN, TENANT
 
-# --- service connections --------------------------------------------------------------------
+JOB = Job(
+    collection_uri="https://dev.azure.com/org/",
+    project_id="11111111-2222",
+    hub="build",
+    plan_id="33333333-4444",
+    job_id="55555555-6666",
+    id_token_uri="https://dev.azure.com/org/1/_apis/distributedtask/hubs/b/plans/2/jobs/3/oidctoken",
+    token=JOB_TOKEN,
+)
 
-
-def connection(**parameters: str) -> ServiceConnection:
-    return ServiceConnection(
-        "0a1b-2c3d", "UsernamePassword", "https://hub.docker.com/", parameters, {}
-    )
-
+# --- user name and password -----------------------------------------------------------------
 
 GOOD = {"registry": "https://reg.example.com:5000/v2/", "username": "me", "password": "s3cret"}
 
 
+def connection(**parameters: str) -> ServiceConnection:
+    data = {"registrytype": "Others"}
+    url = "https://hub.docker.com/"
+    return ServiceConnection(CONNECTION, "UsernamePassword", url, parameters, data)
+
+
+def login_of(it: ServiceConnection) -> RegistryLogin:
+    return registry_login(it, JOB)
+
+
 def test_connection_with_a_password_becomes_a_login() -> None:
-    assert registry_login(connection(**GOOD, email="me@example.com")) == RegistryLogin(
-        "reg.example.com:5000", Credentials("me", "s3cret"), "reg.example.com:5000"
+    login = login_of(connection(**GOOD, email="me@example.com"))
+    assert login == RegistryLogin(
+        "reg.example.com:5000", "reg.example.com:5000", Credentials("me", "s3cret")
     )
+    with Transport() as transport:
+        assert login.source(transport, _no_token).current() == Credentials("me", "s3cret")
+
+
+def _no_token(token: str) -> None:
+    raise AssertionError(token)
 
 
 @pytest.mark.parametrize("address", ["https://index.docker.io/v1/", "docker.io", "Index.Docker.IO"])
 def test_docker_hub_has_one_name_and_its_own_key(address: str) -> None:
-    login = registry_login(connection(**{**GOOD, "registry": address}))
+    login = login_of(connection(**{**GOOD, "registry": address}))
     assert (login.host, login.auth_key) == ("docker.io", HUB_AUTH_KEY)
 
 
@@ -60,6 +75,7 @@ def test_docker_hub_has_one_name_and_its_own_key(address: str) -> None:
         ("https://reg.example.com", "reg.example.com"),
         ("https://reg.example.com/", "reg.example.com"),
         ("https://reg.example.com/v2/", "reg.example.com"),
+        ("http://reg.example.com", "reg.example.com"),
         ("REG.example.com", "reg.example.com"),
         ("reg.example.com:5000", "reg.example.com:5000"),
         ("reg.example.com:5000/team/", "reg.example.com:5000"),
@@ -84,126 +100,213 @@ def test_address_without_a_host_is_wrong_input(address: str) -> None:
 @pytest.mark.parametrize("absent", ["registry", "username", "password"])
 def test_incomplete_connection_is_wrong_input(absent: str) -> None:
     with pytest.raises(InputError, match=f"^registry service connection: expected a {absent}, got"):
-        registry_login(connection(**{**GOOD, absent: ""}))
+        login_of(connection(**{**GOOD, absent: ""}))
 
 
-@pytest.mark.parametrize("scheme", ["ServicePrincipal", "WorkloadIdentityFederation", "None", ""])
-def test_other_connections_are_refused_for_now(scheme: str) -> None:
-    with pytest.raises(InputError, match=r"which is not supported yet$"):
-        registry_login(replace(connection(**GOOD), scheme=scheme))
+@pytest.mark.parametrize("scheme", ["ServicePrincipal", "WorkloadIdentityFederation", "None"])
+def test_registry_that_is_not_azures_takes_passwords_only(scheme: str) -> None:
+    """Its host is anybody's, whatever it calls itself."""
+    good = {**GOOD, **AZURE, "registry": "myreg.azurecr.io"}
+    with pytest.raises(InputError, match=f"by user name and password, got {scheme}, which is"):
+        login_of(replace(connection(**good), scheme=scheme))
 
 
 def test_secrets_of_a_connection_are_not_shown() -> None:
-    shown = repr(connection(**GOOD)) + repr(registry_login(connection(**GOOD)))
+    given = [connection(**GOOD), azure("ServicePrincipal"), azure("WorkloadIdentityFederation")]
+    shown = repr([*given, *map(login_of, given), JOB])
     assert "s3cret" not in shown
 
 
-# --- secure files ---------------------------------------------------------------------------
+# --- Azure Container Registry ---------------------------------------------------------------
 
-CONTENT = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\r\n\x00\xff"
-BYTES = {"Content-Type": "application/octet-stream"}
-TICKET, TOKEN = "ticket/+&=s3cret", "token-s3cret"
-
-
-class Library:
-    """Azure DevOps' answer to a download, honest unless `lie` is set."""
-
-    def __init__(self) -> None:
-        self.lie: Callable[[], Reply] | None = None
-        self.server = SmallServer(self._answer)
-
-    def file(self) -> SecureFile:
-        """Describe the file it has."""
-        collection = f"{self.server.origin}/Default Collection/"
-        return SecureFile(collection, "My Project/ü", "11-22-33", "ci.key", TICKET, TOKEN)
-
-    def _answer(self, request: Request) -> Reply:
-        if self.lie is not None:
-            return self.lie()
-        parts = urlsplit(request.path)
-        path = "/Default Collection/My Project%2Fü/_apis/distributedtask/securefiles/11-22-33"
-        assert unquote(parts.path.replace("%2F", "%252F")) == path
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        assert query.pop("api-version") == "5.0-preview.1"
-        assert request.headers["Accept"] == "application/octet-stream"
-        assert request.headers["X-TFS-FedAuthRedirect"] == "Suppress"
-        if request.headers["Authorization"] != Credentials("PAT", TOKEN).basic():
-            return Reply(401)
-        if query != {"ticket": TICKET, "download": "false"}:
-            return Reply(403, json.dumps({"message": "VS800075: the ticket is invalid"}).encode())
-        return Reply(200, CONTENT, BYTES)
+AZURE = {
+    "loginserver": "MyReg.azurecr.io",
+    "tenantid": TENANT,
+    "serviceprincipalid": CLIENT,
+    "serviceprincipalkey": "key-s3cret",
+    "authenticationtype": "spnKey",
+}
 
 
-@pytest.fixture
-def library() -> Iterator[Library]:
-    it = Library()
-    with it.server:
-        yield it
+def azure(scheme: str, *, url: str = "https://myreg.azurecr.io", **data: str) -> ServiceConnection:
+    return ServiceConnection(CONNECTION, scheme, url, AZURE, {"registrytype": "ACR", **data})
 
 
-def fetch(file: SecureFile) -> bytes:
-    with Transport(TransportSettings(backoff_s=0.001)) as transport:
-        return fetch_secure_file(transport, file)
+def without(it: ServiceConnection, name: str) -> ServiceConnection:
+    return replace(it, parameters={**it.parameters, name: " "})
 
 
-def test_secure_file_arrives_byte_for_byte(library: Library) -> None:
-    assert fetch(library.file()) == CONTENT
+@pytest.mark.parametrize("scheme", ["ServicePrincipal", "serviceprincipal", ""])
+def test_service_principal_logs_in_with_its_secret(scheme: str) -> None:
+    """The registry's own token service takes it; nothing is exchanged before."""
+    host = "myreg.azurecr.io"
+    assert login_of(azure(scheme)) == RegistryLogin(host, host, Credentials(CLIENT, "key-s3cret"))
 
 
-def test_secure_file_arrives_after_a_busy_server(library: Library) -> None:
-    replies = [Reply(503), Reply(502), Reply(200, CONTENT, BYTES)]
-    library.lie = lambda: replies.pop(0)
-    assert fetch(library.file()) == CONTENT
-
-
-def test_wrong_ticket_is_quoted_from_the_server(library: Library) -> None:
-    claim = r"^secure file ci.key: .* does not let this job read it \(it answered 403: VS800075"
-    with pytest.raises(UnauthorizedError, match=claim) as caught:
-        fetch(replace(library.file(), ticket="other-s3cret"))
-    assert "Authorize the pipeline" in caught.value.hint
+def test_scheme_may_be_a_parameter() -> None:
+    it = azure("")
+    named = replace(it, parameters={**AZURE, "scheme": "ManagedServiceIdentity"})
+    assert isinstance(login_of(named).proof, ManagedIdentity)
 
 
 @pytest.mark.parametrize(
-    ("lie", "kind", "claim"),
+    "more", [{"authenticationtype": "spnCertificate"}, {"serviceprincipalcertificate": "PEM"}]
+)
+def test_service_principal_with_a_certificate_is_refused(more: dict[str, str]) -> None:
+    it = azure("ServicePrincipal")
+    with pytest.raises(InputError, match="got one with a certificate, which registries") as caught:
+        login_of(replace(it, parameters={**AZURE, **more}))
+    assert "workload identity federation" in caught.value.hint
+
+
+def test_managed_identity_is_this_machines() -> None:
+    login = login_of(azure("ManagedServiceIdentity"))
+    assert login.proof == ManagedIdentity(TENANT, ARM, METADATA_HOST)
+    assert login.host == login.auth_key == "myreg.azurecr.io"
+
+
+def test_managed_identity_may_not_know_its_tenant() -> None:
+    login = login_of(without(azure("ManagedServiceIdentity"), "tenantid"))
+    assert login.proof == ManagedIdentity("", ARM, METADATA_HOST)
+
+
+def test_managed_identity_is_asked_for_where_the_environment_says() -> None:
+    job = replace(JOB, metadata_host="http://127.0.0.1:4242/")
+    login = registry_login(azure("ManagedServiceIdentity"), job)
+    assert login.proof == ManagedIdentity(TENANT, ARM, "http://127.0.0.1:4242")
+
+
+def test_workload_identity_has_all_for_its_three_requests() -> None:
+    login = login_of(azure("WorkloadIdentityFederation"))
+    assert login.proof == FederatedIdentity(
+        tenant=TENANT,
+        client_id=CLIENT,
+        authority="login.microsoftonline.com",
+        audience=ARM,
+        id_token=IdTokenRequest(JOB.id_token_uri, CONNECTION, JOB_TOKEN),
+    )
+    with Transport() as transport:
+        assert isinstance(login.source(transport, _no_token), RegistryTokens)
+
+
+@pytest.mark.parametrize(
+    ("url", "named", "audience"),
     [
-        (Reply(401), UnauthorizedError, "does not let this job read it"),
-        (Reply(400, b'{"message":"bad"}'), UnauthorizedError, "answered 400: bad"),
-        (Reply(404, b'{"message":"VS800: gone"}'), NotFoundError, "does not have it .*VS800: gone"),
-        (Reply(203, b"<html>", {"Content-Type": "text/html; charset=utf-8"}), RemoteError,
-         "got 203 with text/html, probably a sign-in page"),
-        (Reply(200, b"<html>", {"Content-Type": "text/html"}), RemoteError, "got 200 with text/"),
-        (Reply(200, b"x"), RemoteError, "got 200 with no type"),
-        (Reply(203, b"x", BYTES), RemoteError, "got 203 with application/octet-stream"),
-        (Reply(302, headers={"Location": "/_signin"}), RemoteError, "got 302 with no type"),
-        (Reply(200, b"", BYTES), RemoteError, "expected its content from .*, got nothing$"),
-        (Reply(204, b"", BYTES), RemoteError, "answered 204$"),
-        (Reply(500, b'{"message":"oops"}'), RemoteError, "answered 500: oops$"),
-        (Reply(200, b"x" * (SECURE_FILE_MAX + 1), BYTES), TooLargeError, "at most 10485760 bytes"),
-        (Reply(raw=b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1"), UnreachableError, "ended"),
+        ("https://management.azure.com/", "", "https://management.azure.com/"),
+        ("https://management.azure.com/", "https://named/", "https://named/"),
+        ("https://myreg.azurecr.io", "", ARM),
+        ("https://[broken", "", ARM),
+        ("", "", ARM),
     ],
-)  # fmt: skip
-def test_what_is_not_the_file_is_refused_without_its_secrets(
-    library: Library, lie: Reply, kind: type[SignImageError], claim: str
+)
+def test_audience_is_named_by_the_connection_or_its_cloud(
+    url: str, named: str, audience: str
 ) -> None:
-    library.lie = lambda: lie
-    with pytest.raises(kind, match=claim) as caught:
-        fetch(library.file())
-    assert type(caught.value) is kind
-    texts = [caught.value.sentence, repr(library.file()), repr(caught.value.__cause__)]
-    assert not any("s3cret" in text for text in texts)
+    it = azure(
+        "WorkloadIdentityFederation", url=url, activedirectoryserviceendpointresourceid=named
+    )
+    proof = login_of(it).proof
+    assert isinstance(proof, FederatedIdentity)
+    assert proof.audience == audience
 
 
-def test_token_follows_no_redirect(library: Library) -> None:
-    with SmallServer(lambda _: Reply(200, CONTENT, BYTES)) as other:
-        library.lie = lambda: Reply(307, headers={"Location": f"{other.origin}/x"})
-        with pytest.raises(RemoteError, match="got 307"):
-            fetch(library.file())
-    assert other.requests == []
+@pytest.mark.parametrize(
+    ("server", "authority", "audience"),
+    [
+        ("r.azurecr.us", "login.microsoftonline.us", "https://management.core.usgovcloudapi.net/"),
+        ("r.azurecr.cn", "login.chinacloudapi.cn", "https://management.core.chinacloudapi.cn/"),
+    ],
+)
+def test_sovereign_clouds_have_authorities_of_their_own(
+    server: str, authority: str, audience: str
+) -> None:
+    it = azure("WorkloadIdentityFederation")
+    proof = login_of(replace(it, parameters={**AZURE, "loginserver": server})).proof
+    assert isinstance(proof, FederatedIdentity)
+    assert (proof.authority, proof.audience) == (authority, audience)
 
 
-def test_collection_that_is_no_address_is_wrong_input(library: Library) -> None:
-    with pytest.raises(InputError, match=r"^address of Azure DevOps: expected http"):
-        fetch(replace(library.file(), collection_uri=""))
+def test_authority_of_the_connection_counts_if_it_is_microsofts() -> None:
+    it = azure("WorkloadIdentityFederation", activedirectoryauthority="https://login.windows.net/")
+    proof = login_of(it).proof
+    assert isinstance(proof, FederatedIdentity)
+    assert proof.authority == "login.windows.net"
+    evil = azure("WorkloadIdentityFederation", activedirectoryauthority="https://evil.example/")
+    with pytest.raises(InputError, match="expected an authority of Microsoft Entra ID"):
+        login_of(evil)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "absent", "shown"),
+    [
+        ("ServicePrincipal", "loginserver", "loginServer"),
+        ("ServicePrincipal", "serviceprincipalid", "servicePrincipalId"),
+        ("ServicePrincipal", "serviceprincipalkey", "servicePrincipalKey"),
+        ("WorkloadIdentityFederation", "tenantid", "tenantId"),
+        ("WorkloadIdentityFederation", "serviceprincipalid", "servicePrincipalId"),
+        ("ManagedServiceIdentity", "loginserver", "loginServer"),
+    ],
+)
+def test_incomplete_connection_to_azure_is_wrong_input(
+    scheme: str, absent: str, shown: str
+) -> None:
+    with pytest.raises(InputError, match=f"expected a {shown}, got none"):
+        login_of(without(azure(scheme), absent))
+
+
+@pytest.mark.parametrize(
+    "scheme", ["ServicePrincipal", "ManagedServiceIdentity", "WorkloadIdentityFederation"]
+)
+def test_nothing_is_sent_to_a_host_that_is_not_azures(scheme: str) -> None:
+    evil = replace(azure(scheme), parameters={**AZURE, "loginserver": "evil.example"})
+    with pytest.raises(InputError, match=r"expected a registry of Azure such as .* 'evil.example'"):
+        login_of(evil)
+
+
+def test_unknown_scheme_is_named() -> None:
+    with pytest.raises(InputError, match="or workload identity federation, got Kerberos"):
+        login_of(azure("Kerberos"))
+
+
+# --- where the job's ID token is ------------------------------------------------------------
+
+BUILT = (
+    "https://dev.azure.com/org/11111111-2222/_apis/distributedtask/hubs/build/plans/33333333-4444"
+    "/jobs/55555555-6666/oidctoken"
+)
+
+
+def test_id_token_is_where_the_agent_says() -> None:
+    assert id_token_url(JOB) == JOB.id_token_uri
+    assert id_token_url(replace(JOB, id_token_uri=f"{JOB.id_token_uri}?x=1#y")) == JOB.id_token_uri
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "https://evil.example/oidctoken",
+        "http://dev.azure.com/oidctoken",
+        "https://dev.azure.com:8443/oidctoken",
+        "https://dev.azure.com@evil.example/oidctoken",
+        "https://me@dev.azure.com/oidctoken",
+        "https://dev.azure.com.evil.example/",
+        "https://[evil",
+        "https://dev.azure.com:x/",
+        "//dev.azure.com/x",
+    ],
+)
+def test_job_token_goes_to_the_collection_only(uri: str) -> None:
+    assert id_token_url(replace(JOB, id_token_uri=uri)) == BUILT
+
+
+def test_names_of_a_server_of_ones_own_are_encoded() -> None:
+    job = replace(
+        JOB, collection_uri="http://tfs:8080/tfs/Default Collection/", hub="a/b", id_token_uri=""
+    )
+    url = id_token_url(job)
+    assert url.startswith("http://tfs:8080/tfs/Default%20Collection/11111111-2222/_apis/")
+    assert "/hubs/a%2Fb/plans/" in url
 
 
 # --- labels ---------------------------------------------------------------------------------
