@@ -23,7 +23,9 @@ from signimage.administration import (
     remove_signer,
     witness,
 )
+from signimage.authorization import TokenAuthorizer
 from signimage.certificates import Certificate, parse_bundle
+from signimage.credentials import StoredLogin
 from signimage.errors import (
     FormatError,
     InputError,
@@ -36,10 +38,10 @@ from signimage.keystore import KeyStore, Passphrases, terminal
 from signimage.lookup import released, signers_of
 from signimage.notary import TrustServer
 from signimage.oci import Reference, Repository
+from signimage.permissions import workstation
 from signimage.pinning import RootPins
 from signimage.publication import Recovery
-from signimage.registry import TokenAuthorizer
-from signimage.transport import Credentials, Transport, TransportSettings
+from signimage.transport import Transport, TransportSettings
 from signimage.trust import TrustedRepository
 from signimage.trustapi import TrustApi, default_trust_server
 from signimage.trustcache import TrustCache
@@ -69,7 +71,9 @@ class Desk:
         )
         transport = Transport(self._settings(url))
         scope = f"repository:{repository.gun}:{actions}"
-        authorizer = TokenAuthorizer(transport, self._credentials(repository.host), scope)
+        login = StoredLogin(self._docker_config, repository.host, self._environment)
+        advice = workstation(repository.host)
+        authorizer = TokenAuthorizer(transport, login, scope, advice=advice)
         return TrustServer(
             TrustApi(transport, url, repository.gun, authorizer),
             pins=RootPins(
@@ -92,24 +96,6 @@ class Desk:
         given = [Path(self._arguments.ca)] if self._arguments.ca else []
         settings = TransportSettings(ca_files=(*private, *given))
         return settings.with_proxies(self._environment)
-
-    def _credentials(self, host: str) -> Credentials | None:
-        # Docker's own reader knows every form of the file and the credential helpers.
-        from docker.auth import load_config  # noqa: PLC0415 -- 80 ms, for commands that connect
-        from docker.errors import DockerException  # noqa: PLC0415 -- same
-
-        file = self._docker_config / "config.json"
-        if not file.is_file():
-            return None
-        try:
-            found = load_config(str(file)).resolve_authconfig(host)
-        except DockerException as error:
-            raise InputError(f"credentials for {host} cannot be read from {file}") from error
-        # A credential helper's answer comes with capitals, what stands in the file without.
-        known = {name.lower(): value for name, value in (found or {}).items()}
-        if not known.get("username"):
-            return None
-        return Credentials(known["username"], known.get("password") or "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

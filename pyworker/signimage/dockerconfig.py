@@ -88,6 +88,26 @@ def user_folder(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("DOCKER_CONFIG") or Path(home, ".docker"))
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return the user's settings, without members that Docker's programs would stumble over.
+
+    Raises:
+        InputError: The `config.json` in *folder* is not Docker's.
+    """
+    file = folder / "config.json"
+    try:
+        settings = json.loads(file.read_bytes())
+    except (FileNotFoundError, PermissionError):
+        return {}  # Docker goes on without, too
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{file}: expected Docker's configuration in JSON", hint="Mend or remove the file"
+        ) from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{file}: expected Docker's configuration, a JSON object")
+    return {name: value for name, value in settings.items() if _FORMS.get(name, _any)(value)}
+
+
 @contextmanager
 def private_config(
     parent: Path, auths: Mapping[str, Credentials], environ: Mapping[str, str]
@@ -101,7 +121,7 @@ def private_config(
         InputError: The user's own `config.json` cannot be read.
     """
     original = user_folder(environ)
-    settings = _private_settings(_read_settings(original), auths, original)
+    settings = _private_settings(read_settings(original), auths, original)
     folder = Path(tempfile.mkdtemp(prefix="docker-config-", dir=parent))  # 0700
     try:
         _write_private(folder / "config.json", json.dumps(settings).encode())
@@ -125,10 +145,15 @@ def child_environment(
     chosen = {
         name: value
         for name, value in environ.items()
-        if (_is_passed(name.upper()) or name in named)
+        if (is_passed(name.upper()) or name in named)
         and not name.upper().startswith(_SECRET_PREFIXES)
     }
     return {**chosen, **config.environment}
+
+
+def is_passed(name: str) -> bool:
+    """Tell whether programs need the variable *name*, in upper case, to work at all."""
+    return name in _PASSED_NAMES or name.startswith(_PASSED_PREFIXES)
 
 
 def split_arguments(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -215,10 +240,6 @@ def engine_address(environ: Mapping[str, str]) -> EngineAddress:
     return _context_address(original, name) if name else EngineAddress(_DEFAULT_HOST)
 
 
-def _is_passed(name: str) -> bool:
-    return name in _PASSED_NAMES or name.startswith(_PASSED_PREFIXES)
-
-
 def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield flags with their values, from `--flag=value` and `--flag value` alike."""
     for index, argument in enumerate(arguments):
@@ -227,22 +248,6 @@ def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield flag, value
         elif argument.startswith("--") and index + 1 < len(arguments):
             yield argument, arguments[index + 1]
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    """The user's settings, without members of a form that Docker's programs would stumble over."""
-    file = folder / "config.json"
-    try:
-        settings = json.loads(file.read_bytes())
-    except (FileNotFoundError, PermissionError):
-        return {}  # Docker goes on without, too
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{file}: expected Docker's configuration in JSON", hint="Mend or remove the file"
-        ) from error
-    if not isinstance(settings, dict):
-        raise InputError(f"{file}: expected Docker's configuration, a JSON object")
-    return {name: value for name, value in settings.items() if _FORMS.get(name, _any)(value)}
 
 
 def _any(_value: Any) -> bool:
@@ -301,7 +306,7 @@ def _bring_contexts(original: Path, folder: Path) -> None:
 
 
 def _context_name(environ: Mapping[str, str], original: Path) -> str:
-    name = environ.get("DOCKER_CONTEXT", "") or _read_settings(original).get("currentContext", "")
+    name = environ.get("DOCKER_CONTEXT", "") or read_settings(original).get("currentContext", "")
     return "" if name in ("", "default") or not isinstance(name, str) else name
 
 

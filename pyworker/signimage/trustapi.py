@@ -22,6 +22,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
+from signimage.authorization import TokenAuthorizer, failure
 from signimage.errors import (
     ConflictError,
     FormatError,
@@ -30,12 +31,11 @@ from signimage.errors import (
     NotInitializedError,
     RemoteError,
     TooLargeError,
-    UnauthorizedError,
-    UnavailableError,
 )
 from signimage.keys import PublicKey
 from signimage.oci import DOCKER_HUB
-from signimage.transport import Authorizer, Response, Transport, refusal
+from signimage.permissions import Permission
+from signimage.transport import Response, Transport
 
 _WHAT = "trust server"
 
@@ -63,7 +63,7 @@ class TrustApi:
         transport: The HTTP to use; connections are shared with its other users.
         url: `https://host[:port][/prefix]`, without the interface's own path.
         gun: The repository's globally unique name.
-        authorizer: Answers the server's challenges; None for an anonymous visitor.
+        authorizer: Answers the server's challenges; by default those of an anonymous visitor.
 
     Raises:
         InputError: The URL is not such a URL.
@@ -72,7 +72,7 @@ class TrustApi:
     transport: Transport
     url: str
     gun: str
-    authorizer: Authorizer | None = None
+    authorizer: TokenAuthorizer | None = None
 
     def __post_init__(self) -> None:
         if not _is_address(self.url):
@@ -129,7 +129,8 @@ class TrustApi:
 
     def key(self, role: str) -> PublicKey:
         """The public key with which the server itself signs *role*; only publishers get it."""
-        content = self._content(self._get(f"{role}.key", _MAX_KEY, fresh=True))
+        response = self._get(f"{role}.key", _MAX_KEY, fresh=True)
+        content = self._content(response, Permission.SIGN)
         what = f"{role} key from {self.url}"
         try:
             value: Any = json.loads(content)
@@ -176,7 +177,7 @@ class TrustApi:
             authorizer=self.authorizer,
         )
         if response.status != HTTPStatus.OK:
-            raise self._refused(response)
+            raise self._refused(response, Permission.SIGN)
 
     def _get(self, file: str, limit: int, *, fresh: bool) -> Response:
         return self.transport.request(
@@ -189,27 +190,19 @@ class TrustApi:
             authorizer=self.authorizer,
         )
 
-    def _content(self, response: Response) -> bytes:
+    def _content(self, response: Response, permission: Permission = Permission.READ) -> bytes:
         if response.status != HTTPStatus.OK:
-            raise self._refused(response)
+            raise self._refused(response, permission)
         return response.body
 
-    def _refused(self, response: Response) -> RemoteError:
+    def _refused(self, response: Response, permission: Permission) -> RemoteError:
         if response.status == HTTPStatus.BAD_REQUEST and "VERSION" in _error_codes(response):
             return ConflictError(f"{self.gun} was changed by somebody else on {self.url}")
-        error = refusal(response, _WHAT)
-        error.hint = "Check that this is the address of a trust server (Notary v1)"
-        if isinstance(error, UnauthorizedError):
-            return UnauthorizedError(
-                f"trust server {self.url} does not let the account publish {self.gun} (it answered "
-                f"{response.status})",
-                hint="The account needs the right to push to the repository, and to sign in it",
-            )
-        if (
-            response.status == HTTPStatus.TOO_MANY_REQUESTS
-            or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        ):
-            return UnavailableError(str(error), hint="Try again; its operator can see why")
+        if response.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            visitor = self.authorizer or TokenAuthorizer(self.transport, None, "")
+            return visitor.denial(response, f"{_WHAT} {self.url}", permission, self.gun)
+        error = failure(response, _WHAT)
+        error.hint = error.hint or "Check that this is the address of a trust server (Notary v1)"
         return error
 
     @property

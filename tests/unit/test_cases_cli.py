@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -138,20 +139,63 @@ def test_a_visitor_without_credentials_for_the_registry_gives_none(workplace: Wo
 
 
 @pytest.mark.parametrize("how", ["credsStore", "credHelpers"])
-def test_a_credential_helper_is_asked(
-    workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+def test_a_credential_helper_is_asked(workplace: Workplace, tmp_path: Path, how: str) -> None:
     """Case 51: for all registries, or for this one."""
     helper = tmp_path / "docker-credential-vault"
     answer = json.dumps({"Username": "me", "Secret": "päss:word", "ServerURL": HERE})
     helper.write_text(f"#!/bin/sh\ncat > {tmp_path}/asked\nprintf '%s' '{answer}'\n", "utf-8")
     helper.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    workplace.environment["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
     workplace.login({how: "vault" if how == "credsStore" else {HERE: "vault"}})
     with pytest.raises(UnauthorizedError, match="answered 401"):
         workplace.desk().server(Repository.parse(f"{HERE}/app")).refresh()
     assert (tmp_path / "asked").read_text("utf-8").strip() == HERE
     assert workplace.authorizations() == [None, f"Basic {SECRET}"]
+
+
+def test_an_identity_token_is_exchanged_and_never_sent_as_a_password(workplace: Workplace) -> None:
+    """Case 51: in the form that Docker sends, with the scope in one field."""
+
+    def bearer(request: Request) -> Reply:
+        if request.path == "/token":
+            return Reply(200, b'{"access_token":"short-lived"}')
+        realm = f'Bearer realm="{workplace.server.origin}/token",service="trust"'
+        return Reply(401, b"", {"WWW-Authenticate": realm})
+
+    workplace.server.answer_with(bearer)
+    auth = base64.b64encode(b"00000000-0000-0000-0000-000000000000:").decode()
+    workplace.login({"auths": {HERE: {"auth": auth, "identitytoken": "long-lived"}}})
+    with pytest.raises(UnauthorizedError, match="does not let the given user read the trust data"):
+        workplace.desk().server(Repository.parse(f"{HERE}/app")).refresh()
+    asked = workplace.server.requests[1]
+    assert parse_qs(asked.body.decode()) == {
+        "grant_type": ["refresh_token"],
+        "service": ["trust"],
+        "client_id": ["signimage"],
+        "scope": [f"repository:{HERE}/app:pull"],
+        "refresh_token": ["long-lived"],
+    }
+    assert workplace.authorizations() == [None, None, "Bearer short-lived"]
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [(f"{HERE}/app", f"docker login {HERE}"), ("app", "docker login")]
+)
+def test_who_has_no_login_is_told_how_to_get_one(
+    workplace: Workplace, name: str, command: str
+) -> None:
+    """Case 51: Docker's own command, which both programs then know the login by."""
+    with pytest.raises(UnauthorizedError, match="does not let anonymous users read") as caught:
+        workplace.desk().server(Repository.parse(name)).refresh()
+    assert caught.value.hint == f"An account is wanted here; log in with: {command}"
+
+
+def test_who_has_a_login_that_is_refused_is_told_to_log_in_again(workplace: Workplace) -> None:
+    """Case 51: who one is is told apart from what one may do."""
+    workplace.login({"auths": {HERE: {"auth": SECRET}}})
+    with pytest.raises(UnauthorizedError, match="not accept the given user name and") as caught:
+        workplace.desk().server(Repository.parse(f"{HERE}/app")).refresh()
+    assert caught.value.hint == f"Log in again with: docker login {HERE}"
 
 
 @pytest.mark.parametrize("actions", ["pull", "pull,push"])
