@@ -9,8 +9,13 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from peers.stack import Stack
+
+# How long an example takes says more of the machine than of us; timings are the benchmark's.
+settings.register_profile("signimage", deadline=None)
+settings.load_profile("signimage")
 
 
 @pytest.fixture(scope="session")

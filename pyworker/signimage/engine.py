@@ -4,10 +4,10 @@ The rules of this file:
 
 1. Programs are started from argument lists, never by a shell, with a chosen environment, in a
    session of their own, so that ending one ends all that it started.
-2. The engine reports errors inside answers that look like success: every line is looked at.
-3. What the engine says of a digest is a claim; the registry's bytes decide (see `registry`).
+2. What the engine says of a digest is a claim; the registry's bytes decide (see `registry`).
 
-Docker Engine API: `POST /build`, `/images/{name}/tag`, `/images/{name}/push`; Docker CLI `build`.
+Docker Engine API: `POST /build`, `/images/load`, `/images/{name}/tag`, `/images/{name}/push`;
+Docker CLI `build`.
 """
 
 import os
@@ -33,15 +33,9 @@ from signimage.dockerconfig import (
     split_arguments,
 )
 from signimage.dockerfile import base_image
-from signimage.errors import (
-    BuildError,
-    EngineError,
-    FormatError,
-    NotFoundError,
-    RemoteError,
-    SignImageError,
-    UnauthorizedError,
-)
+from signimage.enginestream import Output, Pushed, not_built, read_build, read_load, read_push
+from signimage.errors import EngineError, FormatError, InputError, SignImageError
+from signimage.imagedetails import Layer
 from signimage.oci import Digest
 from signimage.transport import FOREIGN_ERRORS, Credentials, readable, reason
 
@@ -53,8 +47,6 @@ GRACE_S = 3.0  # between asking a program to end and ending it; the agent gives 
 SILENCE_S = 600  # the engine may compress a large layer for minutes without a word
 PROBE_S = 20  # for `docker buildx version`, which takes some 30 ms
 _TAIL = 40  # lines kept to find the reason of a failed build in
-
-Output = Callable[[bytes], object]
 
 __all__ = ["BuildRequest", "Docker", "Pushed", "split_arguments"]
 
@@ -68,14 +60,6 @@ class BuildRequest:
     references: tuple[str, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Pushed:
-    """What the engine says that it pushed; `size` is the length of the manifest in bytes."""
-
-    digest: Digest
-    size: int
 
 
 @final
@@ -133,7 +117,7 @@ class Docker:
                 _tee(on_output, tail),
             )
             if status != 0:
-                raise _not_built(_failure(tail, status))
+                raise not_built(_failure(tail, status))
             return _read_id(id_file)
 
     def base_image_labels(self, dockerfile: Path) -> dict[str, str]:
@@ -142,13 +126,67 @@ class Docker:
         if image is None:
             return {}
         try:
-            with _sdk_errors(self._address):
-                found = self._engine().inspect_image(image)  # type: ignore[no-untyped-call]  # types-docker forgot it
-        except EngineError:  # not here, or not to be had: the image goes without these labels
+            found = self._inspect(image)
+        except (EngineError, InputError):  # not here: the image goes without these labels
             return {}
         digests = found.get("RepoDigests") or []
         digest = digests[0].rpartition("@")[2] if digests else ""
         return {"image.base.ref.name": image, "image.base.digest": digest} if digest else {}
+
+    def find(self, reference: str) -> str:
+        """Return the ID of the image that the engine has under *reference*.
+
+        Raises:
+            InputError: It has none.
+            EngineError: The engine does not answer.
+        """
+        return str(self._inspect(reference)["Id"])
+
+    def load(self, archive: Path) -> str:
+        """Bring the one image of a `docker save` archive into the engine; return its ID.
+
+        Raises:
+            InputError: The file is not such an archive, or holds another number of images.
+            EngineError: The engine does not take it.
+        """
+        try:
+            with archive.open("rb") as file, _sdk_errors(self._address):
+                lines = self._engine().load_image(file, quiet=True)  # type: ignore[no-untyped-call]  # types-docker forgot it
+                names = read_load(lines, str(archive))
+        except OSError as error:
+            raise InputError(f"imageArchive: {archive} cannot be read: {error.strerror}") from error
+        images = {self.find(name) for name in names}
+        if len(images) != 1:
+            raise InputError(f"imageArchive: expected one image in {archive}, got {len(images)}")
+        return images.pop()
+
+    def layers(self, image_id: str) -> tuple[list[Layer], list[str]]:
+        """Return the steps of an image's history, newest first, and its layers' digests.
+
+        Raises:
+            EngineError: The engine does not have it.
+        """
+        found = self._inspect(image_id)
+        with _sdk_errors(self._address):
+            steps = self._engine().history(image_id)  # type: ignore[no-untyped-call]  # types-docker forgot it
+        layers = [
+            Layer(str(step.get("CreatedBy") or ""), int(step["Created"]), int(step["Size"]))
+            for step in steps
+        ]
+        return layers, list((found.get("RootFS") or {}).get("Layers") or [])
+
+    def _inspect(self, reference: str) -> dict[str, Any]:
+        from docker.errors import ImageNotFound  # noqa: PLC0415 -- see _connect
+
+        engine = self._engine()
+        try:
+            with _sdk_errors(self._address, through=(ImageNotFound,)):
+                return dict(engine.inspect_image(reference))  # type: ignore[no-untyped-call]  # types-docker forgot it
+        except ImageNotFound as error:
+            raise InputError(
+                f"image {reference} is not in the engine",
+                hint="An earlier step of the same job must build it, under this very name",
+            ) from error
 
     def tag(self, image_id: str, repository: str, tag: str) -> None:
         """Give an image a further name.
@@ -199,7 +237,7 @@ class Docker:
         environment = child_environment(self._environ, request.arguments, self._config)
         options = engine_options(request.arguments, environment)
         repository_tags = list(request.references)
-        with _sdk_errors(self._address, _not_built):
+        with _sdk_errors(self._address, not_built):
             lines = self._engine().build(
                 path=str(request.context),
                 dockerfile=str(request.dockerfile.absolute()),
@@ -355,23 +393,24 @@ def _connect(address: EngineAddress) -> "APIClient":
     return docker.APIClient(base_url=address.host, version="auto", timeout=SILENCE_S, tls=tls)
 
 
-def _not_built(said: str) -> BuildError:
-    return BuildError(f"image was not built: {said}")
-
-
 def _refused(said: str) -> EngineError:
     return EngineError(f"Docker engine refused: {said}")
 
 
 @contextmanager
 def _sdk_errors(
-    address: EngineAddress, refused: Callable[[str], SignImageError] = _refused
+    address: EngineAddress,
+    refused: Callable[[str], SignImageError] = _refused,
+    *,
+    through: tuple[type[Exception], ...] = (),
 ) -> Iterator[None]:
-    """Turn what the SDK and the libraries below it raise into errors of ours."""
+    """Turn what the SDK and the libraries below it raise into errors of ours, but for *through*."""
     from docker.errors import APIError, DockerException  # noqa: PLC0415 -- see _connect
 
     try:
         yield
+    except through:
+        raise
     except APIError as error:
         raise refused(readable(str(error.explanation or error))) from error
     except (DockerException, *FOREIGN_ERRORS) as error:
@@ -384,92 +423,3 @@ def _sdk_errors(
 def _why(error: Exception) -> str:
     words = reason(error)
     return readable(str(error)) if words.startswith("unexpected ") else words
-
-
-def read_build(lines: Iterable[Mapping[str, Any]], on_output: Output) -> str:
-    """Follow a build that the engine reports; return the image's ID.
-
-    Raises:
-        BuildError: The engine reports an error.
-        EngineError: It reports neither an error nor an image.
-    """
-    image_id = ""
-    for line in lines:
-        if "error" in line or "errorDetail" in line:
-            raise _not_built(_error_text(line))
-        text = line.get("stream") or line.get("status")
-        if isinstance(text, str):
-            on_output(text.encode() if text.endswith("\n") else f"{text}\n".encode())
-        aux = line.get("aux")
-        if isinstance(aux, dict) and isinstance(aux.get("ID"), str):
-            image_id = aux["ID"]
-    if not image_id:
-        raise EngineError("Docker engine: expected the ID of the built image, got none")
-    return image_id
-
-
-def read_push(
-    lines: Iterable[Mapping[str, Any]], name: str, on_progress: Callable[[int], None]
-) -> Pushed:
-    """Follow a push that the engine reports; return what it says that it pushed.
-
-    The last object with a digest counts: engines with containerd's store send others, too.
-
-    Raises:
-        UnauthorizedError, NotFoundError, EngineError: As `Docker.push`.
-    """
-    pushed: Pushed | None = None
-    layers: dict[str, tuple[int, int]] = {}
-    shown = -1
-    for line in lines:
-        if "error" in line or "errorDetail" in line:
-            raise _push_error(_error_text(line), name)
-        pushed = _read_aux(line.get("aux")) or pushed
-        percent = _percentage(layers, line)
-        if percent > shown:
-            shown = percent
-            on_progress(percent)
-    if pushed is None:
-        raise EngineError(f"push of {name}: expected a digest from the engine, got none")
-    return pushed
-
-
-def _read_aux(aux: Any) -> Pushed | None:
-    if not isinstance(aux, dict) or not isinstance(aux.get("Digest"), str):
-        return None
-    size = aux.get("Size")
-    return Pushed(Digest.parse(aux["Digest"]), size if isinstance(size, int) else 0)
-
-
-def _percentage(layers: dict[str, tuple[int, int]], line: Mapping[str, Any]) -> int:
-    """Enter one progress line into *layers*; return the percentage of all, -1 if unknown."""
-    detail, layer = line.get("progressDetail"), line.get("id")
-    if not isinstance(detail, dict) or not isinstance(layer, str):
-        return -1
-    current, total = detail.get("current"), detail.get("total")
-    if isinstance(current, int) and isinstance(total, int) and total > 0:
-        layers[layer] = (min(current, total), total)
-    elif line.get("status") == "Pushed" and layer in layers:
-        layers[layer] = (layers[layer][1], layers[layer][1])
-    else:
-        return -1
-    sent = sum(part for part, _ in layers.values())
-    return 100 * sent // sum(whole for _, whole in layers.values())
-
-
-def _error_text(line: Mapping[str, Any]) -> str:
-    detail = line.get("errorDetail")
-    said = detail.get("message") if isinstance(detail, dict) else None
-    return readable(str(said or line.get("error") or "the engine does not say why"))
-
-
-def _push_error(said: str, name: str) -> RemoteError:
-    lower = said.lower()
-    if any(sign in lower for sign in ("denied", "unauthorized", "no basic auth", "authentication")):
-        return UnauthorizedError(
-            f"push of {name}: the registry does not allow it: {said}",
-            hint="Check user name, password and permissions of the registry service connection",
-        )
-    if "name unknown" in lower or "name_unknown" in lower or "not found" in lower:
-        return NotFoundError(f"push of {name}: the registry does not know the repository: {said}")
-    return EngineError(f"push of {name} failed: {said}")

@@ -49,6 +49,11 @@ class Digest:
         """Compute the digest of *content*."""
         return cls(f"sha256:{hashlib.sha256(content).hexdigest()}")
 
+    @classmethod
+    def of_raw(cls, raw: bytes) -> "Digest":
+        """Name the digest whose hash is the 32 bytes *raw*, as a target holds it."""
+        return cls.parse(f"sha256:{raw.hex()}")
+
     @property
     def hex(self) -> str:
         """The 64 hexadecimal digits without the algorithm."""

@@ -25,7 +25,7 @@ from signimage.metadata import SNAPSHOT, TARGETS, TIMESTAMP
 from signimage.notary import TrustServer
 from signimage.oci import Descriptor, Digest, Repository
 from signimage.registry import Manifest, Registry
-from signimage.signing import Order, build_push_sign, sign
+from signimage.signing import Order, push_and_sign, sign
 from signimage.transport import Transport
 from signimage.trustapi import TrustApi
 from signimage.trustcache import TrustCache
@@ -121,6 +121,8 @@ class Shop:
     engine: Docker
     folder: Path
     happens_at_push: list[str]
+    title: str = "Build"
+    tags: tuple[str, ...] = ()
 
     @property
     def repository(self) -> Repository:
@@ -129,20 +131,22 @@ class Shop:
 
     def order(self, *tags: str) -> Order:
         """An order to sign *tags*."""
+        self.tags = tags
         return Order(self.repository, tags, self.key)
 
     def check(self) -> None:
-        """As a builder: ask the engine."""
+        """As a source: ask the engine."""
         self.engine.check()
 
-    def build(self) -> str:
-        """As a builder: build the image."""
+    def images(self) -> dict[str, str]:
+        """As a source: build the image."""
         names = (f"{self.repository}:1.0",)
         request = BuildRequest(self.folder / "Dockerfile", self.folder, names, {})
-        return self.engine.build(request, lambda _: None)
+        image_id = self.engine.build(request, lambda _: None)
+        return dict.fromkeys(self.tags, image_id)
 
     def push(self, tag: str) -> Digest:
-        """As a builder: push, while an owner removes the signers whose time has come."""
+        """As a source: push, while an owner removes the signers whose time has come."""
         digest = self.engine.push(self.repository.gun, tag, None, lambda _: None).digest
         at = self.workstation
         for name in self.happens_at_push:
@@ -170,11 +174,11 @@ def test_what_we_push_and_sign_docker_pulls_by_its_signature(shop: Shop) -> None
     at = shop.workstation
     with Transport() as transport:
         registry = Registry(transport, shop.repository, None)
-        image = build_push_sign(shop.order("1.0"), shop, registry, at.server(), shop)
+        image = push_and_sign(shop.order("1.0"), shop, registry, at.server(), shop)
         registry.put_manifest("unsigned", registry.resolve("1.0"))
     trusting = {"DOCKER_CONTENT_TRUST": "1"}
     pulled = at.stack.docker("pull", f"{at.gun}:1.0", config=at.config, env=trusting)
-    assert f"Digest: {image.digest}" in pulled.stdout
+    assert f"Digest: {image.digests['1.0']}" in pulled.stdout
     refused = at.stack.docker(
         "pull", f"{at.gun}:unsigned", config=at.config, env=trusting, check=False
     )
@@ -183,7 +187,7 @@ def test_what_we_push_and_sign_docker_pulls_by_its_signature(shop: Shop) -> None
 
 def test_an_index_is_signed_as_the_registry_holds_it(shop: Shop) -> None:
     """Case 42: Docker's client cannot sign what names several platforms."""
-    shop.build()
+    shop.images()
     digest = shop.push("1.0")
     with Transport() as transport:
         registry = Registry(transport, shop.repository, None)
@@ -200,8 +204,8 @@ def test_an_index_is_signed_as_the_registry_holds_it(shop: Shop) -> None:
         registry.put_manifest("multi", Manifest(described, content))
         index = registry.resolve("multi")
     assert index.descriptor == described
-    image = sign(shop.order("multi"), index, shop.workstation.server())
-    assert (image.digest, image.signers) == (Digest.of(content), ("ci",))
+    image = sign(shop.order("multi"), {"multi": index}, shop.workstation.server(), shop)
+    assert (image.digests, image.signers) == ({"multi": Digest.of(content)}, ("ci",))
     meta = released(shop.workstation.server(cache=False).refresh(), "multi")
     assert (meta.length, meta.sha256) == (len(content), Digest.of(content).raw)
     (row,) = shop.workstation.inspected()["SignedTags"]
@@ -216,7 +220,7 @@ def test_an_image_that_was_pushed_and_could_not_be_signed_is_said_to_be(shop: Sh
         with pytest.raises(
             NotASignerError, match=r"is not a signer of .* no signers yet"
         ) as caught:
-            build_push_sign(
+            push_and_sign(
                 shop.order("1.0", "latest"), shop, registry, shop.workstation.server(), shop
             )
         held = {registry.resolve(tag).descriptor.digest for tag in ("1.0", "latest")}

@@ -373,10 +373,16 @@ class Agent:
             attachments=record.attachments,
             exit_code=exit_code,
             streams_held=streams_held,
-            leftovers=changes(temp_before, tree(self.temp)),
+            leftovers=self._leftovers(temp_before, record),
             changed_task_files=changes(task_before, tree(task)),
             orphans=tuple(orphans),
         )
+
+    def _leftovers(self, before: Mapping[str, tuple[int, int]], record: Record) -> tuple[str, ...]:
+        """What the step left, but for files that it handed over and the folders they are in."""
+        handed = [path for each in record.handed for path in (each, *each.parents)]
+        left = changes(before, tree(self.temp))
+        return tuple(name for name in left if self.temp / name not in handed)
 
     def _patience_s(self) -> tuple[float, float]:
         defaults = {"PROCESS_SIGINT_TIMEOUT": "7500", "PROCESS_SIGTERM_TIMEOUT": "2500"}  # ms

@@ -176,6 +176,7 @@ class Record:
     commands: list[Command] = field(default_factory=list)
     completes: list[str] = field(default_factory=list)
     attachments: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    handed: list[Path] = field(default_factory=list)  # the agent sends these later
     log: list[str] = field(default_factory=list)
     raw_lines: list[str] = field(default_factory=list)
 
@@ -287,6 +288,7 @@ class Record:
 
     def _upload_summary(self, command: Command) -> None:
         path = Path(command.data)
+        self.handed.append(path)
         self.attachments["Distributedtask.Core.Summary", path.name] = path.read_bytes()
 
     def _add_attachment(self, command: Command) -> None:

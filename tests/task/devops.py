@@ -1,4 +1,4 @@
-"""A stand-in for Azure DevOps: the REST call by which a step downloads a secure file.
+"""A stand-in for Azure DevOps: the REST calls by which a step gets a secure file, and a token.
 
 The rules:
 
@@ -13,13 +13,16 @@ import base64
 import binascii
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from task.cloud import server
 
 _SIGN_IN = (
     b"<!DOCTYPE html><html><head><title>Azure DevOps Services | Sign In</title></head></html>"
@@ -69,6 +72,12 @@ class DevOps:
     requests: list[Request] = field(default_factory=list)
     strangers: list[Request] = field(default_factory=list)
     stranger_port: int = 0
+    # Who answers the requests for a token that says which service connection this is, if anybody.
+    oidc: Callable[[server.Request], server.Reply] | None = None
+    # What Environments were told of images, and the status that they answer.
+    image_details: list[dict[str, Any]] = field(default_factory=list)
+    image_details_status: HTTPStatus = HTTPStatus.OK
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
     def collection_uri(self) -> str:
@@ -83,7 +92,10 @@ class DevOps:
     def serve(self) -> Iterator["DevOps"]:
         """Answer on loopback until the block is left; `strangers` counts on a second port."""
         with _server(self, _Handler) as self.port, _server(self, _Stranger) as self.stranger_port:
-            yield self
+            try:
+                yield self
+            finally:
+                self.stopping.set()
 
 
 @contextmanager
@@ -149,12 +161,33 @@ class _Handler(_Quiet):
             self._tell(self.devops.lie)
 
     def do_POST(self) -> None:
-        """Refuse: a download changes nothing."""
+        """Answer with a token, take what is told of an image, or refuse."""
+        if self.devops.oidc is not None and "/oidctoken?" in self.path:
+            server.send(self, self.devops.oidc(server.read_request(self)), self.devops.stopping)
+            return
+        url = urlsplit(self.path)
+        if unquote(url.path).endswith(f"/{self.devops.project}/_apis/deployment/imagedetails"):
+            self._take_image_details(parse_qs(url.query))
+            return
+        self.do_DELETE()
+
+    def _take_image_details(self, query: dict[str, list[str]]) -> None:
+        if query != {"api-version": ["5.0-preview.1"]} or not self._is_authorized():
+            self._message(HTTPStatus.BAD_REQUEST, "The request is not the documented one.")
+        elif self.devops.image_details_status is not HTTPStatus.OK:
+            self._message(self.devops.image_details_status, "VS403: no permission to view it.")
+        else:
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            self.devops.image_details.append(json.loads(content))
+            self._send(HTTPStatus.OK, content, "application/json; charset=utf-8")
+
+    def do_DELETE(self) -> None:
+        """Refuse."""
         self.devops.requests.append(self._request())
         self.close_connection = True
         self._message(HTTPStatus.METHOD_NOT_ALLOWED, "The requested resource allows GET only.")
 
-    do_PUT = do_HEAD = do_OPTIONS = do_DELETE = do_PATCH = do_POST  # noqa: N815  # the base's names
+    do_PUT = do_HEAD = do_OPTIONS = do_PATCH = do_DELETE  # noqa: N815  # the base's names
 
     def _refusal(self) -> tuple[HTTPStatus, str] | None:
         """Return why the request is not the documented one, or None."""

@@ -1,17 +1,21 @@
 """`signimage.signing`: who may sign, and what counts as signed."""
 
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 
-from signimage.errors import HashMismatchError, NotASignerError, NotSignedError, ThresholdError
-from signimage.filemeta import FileMeta
+from signimage.errors import NotASignerError, NotSignedError, ThresholdError
+from signimage.filemeta import Expiry, FileMeta
 from signimage.metadata import RELEASES, TARGETS
 from signimage.oci import Digest, Repository
-from signimage.signing import Order, check_may_sign, verified
-from unit.repositories import GUN, IMAGE, GoodRepository, believe, content, good_targets, key
+from signimage.signing import check_may_sign, verified
+from unit.repositories import GUN, IMAGE, NOW, GoodRepository, believe, content, good_targets, key
 
 CI = key("ci").public_key.canonical_id
 DIGEST = Digest(f"sha256:{IMAGE.hashes['sha256'].hex()}")
-ORDER = Order(Repository.parse(GUN), ("1.0",), key("ci"))
+NAME = Repository.parse(GUN)
+OTHER = FileMeta(7, {"sha256": bytes(32)})
 
 
 def test_a_signer_whose_signature_is_released_may_sign() -> None:
@@ -39,38 +43,40 @@ def test_the_repository_key_may_sign_where_there_are_no_signers() -> None:
 
 def test_what_was_signed_is_reported() -> None:
     good = GoodRepository()
-    image = verified(believe(good.files()), ORDER, DIGEST)
-    assert image.references == (f"{GUN}:1.0@{DIGEST}",)
-    assert image.signers == ("ci",)
-    assert image.root_key_ids == good.root.roles["root"].keyids
+    found = verified(believe(good.files()), NAME, ("1.0",))
+    assert found.references == (f"{GUN}:1.0@{DIGEST}",)
+    assert found.images == (DIGEST,)
+    assert found.signers == ("ci",)
+    assert found.root_key_ids == good.root.roles["root"].keyids
+
+
+def test_what_expires_first_is_reported() -> None:
+    """Of what people must renew; snapshot and timestamp are renewed by the server."""
+    soon = replace(content({"1.0": IMAGE}), expires=Expiry.at(NOW + timedelta(days=3)))
+    good = GoodRepository(delegated={"targets/ci": soon, RELEASES: content({"1.0": IMAGE})})
+    found = verified(believe(good.files()), NAME, ("1.0",))
+    assert found.expires == NOW + timedelta(days=3)
 
 
 def test_a_signer_of_some_tags_is_not_named_for_all() -> None:
     both = good_targets("ci").with_delegation("targets/qa", [key("qa").public_key])
-    one, two = content({"1.0": IMAGE}), content({"1.0": IMAGE, "2.0": IMAGE})
+    one, two = content({"1.0": IMAGE}), content({"1.0": IMAGE, "2.0": OTHER})
     good = GoodRepository(
         targets=both,
         delegated={"targets/ci": two, "targets/qa": one, RELEASES: two},
         signers={"targets/qa": [key("qa")]},
     )
-    order = Order(ORDER.repository, ("1.0", "2.0"), key("ci"))
-    assert verified(believe(good.files()), order, DIGEST).signers == ("ci",)
+    found = verified(believe(good.files()), NAME, ("1.0", "2.0"))
+    assert found.signers == ("ci",)
+    assert found.images == (DIGEST, Digest.of_raw(OTHER.sha256))
 
 
 def test_a_tag_that_is_absent_is_not_signed() -> None:
-    order = Order(ORDER.repository, ("1.0", "absent"), key("ci"))
     with pytest.raises(NotSignedError, match=f"{GUN}:absent is not signed: neither {RELEASES} nor"):
-        verified(believe(GoodRepository().files()), order, DIGEST)
-
-
-def test_a_tag_with_another_digest_is_not_what_we_signed() -> None:
-    other = content({"1.0": FileMeta(7, {"sha256": bytes(32)})})
-    good = GoodRepository(delegated={RELEASES: other})
-    with pytest.raises(HashMismatchError, match=f"{GUN}:1.0: expected {DIGEST} to be signed, got"):
-        verified(believe(good.files()), ORDER, DIGEST)
+        verified(believe(GoodRepository().files()), NAME, ("1.0", "absent"))
 
 
 def test_targets_are_looked_at_where_releases_has_no_such_tag() -> None:
     good = GoodRepository(targets=content({"1.0": IMAGE}), delegated={})
-    assert verified(believe(good.files()), ORDER, DIGEST).signers == ()
+    assert verified(believe(good.files()), NAME, ("1.0",)).signers == ()
     assert TARGETS in good.files()

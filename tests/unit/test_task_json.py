@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import signimage
+from signimage.inputs import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = json.loads((ROOT / "task.json").read_text("utf-8"))
@@ -51,6 +52,7 @@ TASK_KEYS = {
     "visibility": list,
 }
 INPUT_KEYS = {
+    "aliases": list,
     "defaultValue": (str, bool),
     "groupName": str,
     "helpMarkDown": str,
@@ -150,9 +152,16 @@ def test_a_rule_of_visibility_is_one_that_every_server_can_evaluate(entry: dict[
         assert value in INPUTS[name]["options"]
 
 
+def test_every_command_of_the_editor_is_one_of_the_worker() -> None:
+    assert list(INPUTS["command"]["options"]) == [command.value for command in Command]
+
+
 def test_names_are_unique_and_stay_so_as_environment_variables() -> None:
     assert len(INPUTS) == len(TASK["inputs"])
-    assert len({name.upper() for name in INPUTS}) == len(INPUTS)
+    names = [
+        each.upper() for name, entry in INPUTS.items() for each in [name, *entry.get("aliases", [])]
+    ]
+    assert len(set(names)) == len(names)
     groups = [group["name"] for group in TASK["groups"]]
     assert len(set(groups)) == len(groups)
 
@@ -190,10 +199,15 @@ def test_our_own_inputs_are_these() -> None:
     """Names of inputs are an interface: none may be renamed or vanish within a major version."""
     ours = {
         name: INPUTS[name]["type"]
-        for name in ("signingKey", "trustServer", "rootKeys", "caCertificate", "pythonPath")
+        for name in (
+            *("signingKey", "trustServer", "rootKeys", "requiredSigners", "imageArchive"),
+            *("caCertificate", "pythonPath"),
+        )
     }
     assert ours == {
         "signingKey": "secureFile",
+        "requiredSigners": "multiLine",
+        "imageArchive": "string",
         "trustServer": "string",
         "rootKeys": "multiLine",
         "caCertificate": "multiLine",

@@ -5,17 +5,19 @@ How the agent spells them is `test_task_lib_environment`, what becomes of them `
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from azure_pipelines_task_lib import Task, TaskError
+from signimage.entra import FederatedIdentity, IdTokenRequest, ManagedIdentity
 from signimage.errors import InputError, PassphraseError
+from signimage.inputs import Inputs, read_inputs
 from signimage.keystore import REPOSITORY_VARIABLE
 from signimage.oci import check_tag
-from signimage.worker import Inputs, read_inputs
+from signimage.response import Credentials
 
 _FILE = "0b4c9d0e-51f7-4c3a-9a1e-7f1d2c3b4a59"
 _CONNECTION = "6d1fbb54-0b1b-4d3c-9c62-3e6a3b8f2a55"
@@ -50,9 +52,11 @@ def _environ(inputs: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _read(inputs: Mapping[str, str] = {}, more: Mapping[str, str] = {}) -> Inputs:
+def _read(
+    inputs: Mapping[str, str] = {}, more: Mapping[str, str] = {}, hosts: Sequence[str] = ()
+) -> Inputs:
     environ = {**_environ(inputs), **more}
-    return read_inputs(Task(environ, _Stream(), take=(REPOSITORY_VARIABLE,)))
+    return read_inputs(Task(environ, _Stream(), take=(REPOSITORY_VARIABLE,)), lambda: hosts)
 
 
 def test_what_is_not_given_has_its_documented_value() -> None:
@@ -142,7 +146,21 @@ def test_the_trust_server_of_the_environment_is_used_where_the_input_is_empty() 
 
 
 _REFUSED = {
-    "command": ({"command": "login"}, r"command: expected buildAndPush, got 'login'"),
+    "command": ({"command": "pull"}, r"command: expected one of buildAndPush, .*, got 'pull'"),
+    "digest": ({"tags": "1.0@sha256:0"}, r"tags: expected tags, got '1.0@sha256:0'"),
+    "odd digest": (
+        {"command": "sign", "tags": "1.0@sha256:0"},
+        r"tags: expected TAG@sha256:…, got '1.0@sha256:0'",
+    ),
+    "other repository": (
+        {"command": "verify", "tags": "reg.example.com/other:1.0"},
+        r"tags: expected tags of reg.example.com/team/app, got 'reg.example.com/other:1.0'",
+    ),
+    "no tag": (
+        {"command": "verify", "tags": "reg.example.com/team/app"},
+        r"tags: expected tags of reg.example.com/team/app",
+    ),
+    "signer": ({"command": "verify", "requiredSigners": "A b"}, r"signer name 'A b': expected"),
     "no tags": ({"tags": ""}, r"tags: expected at least one tag, got none"),
     "blank tags": ({"tags": ", \r\n,"}, r"tags: expected at least one tag, got none"),
     "tag": ({"tags": "-x"}, r"tag '-x' is not a legal name"),
@@ -164,6 +182,53 @@ def test_an_input_without_a_legal_value_is_refused(case: str) -> None:
         _read(inputs)
 
 
+@pytest.mark.parametrize("text", ["BUILDANDPUSH", "build", "Push", "sign", "verify"])
+def test_commands_are_read_in_any_letter_case(text: str) -> None:
+    assert _read({"command": text}).command.value.lower() == text.lower()
+
+
+@pytest.mark.parametrize("text", ["login", "logout", "start", "stop"])
+def test_a_command_of_docker_at_2_that_is_not_needed_is_called_so(text: str) -> None:
+    with pytest.raises(InputError, match=f"got '{text}'") as caught:
+        _read({"command": text})
+    assert caught.value.hint.startswith("Remove the step: this step")
+
+
+@pytest.mark.parametrize("command", ["sign", "verify"])
+def test_what_was_signed_elsewhere_is_named_with_its_digest(command: str) -> None:
+    """The output `imageReferences` of one step is what another step checks."""
+    digest = "sha256:" + "ab" * 32
+    text = f"1.0@{digest}\nreg.example.com/team/app:2.0@{digest}, latest"
+    inputs = _read({"command": command, "tags": text})
+    assert inputs.tags == ("1.0", "2.0", "latest")
+    assert {tag: str(digest) for tag, digest in inputs.digests.items()} == {
+        "1.0": digest,
+        "2.0": digest,
+    }
+
+
+@pytest.mark.parametrize("command", ["build", "verify"])
+def test_a_command_that_signs_nothing_needs_no_key(command: str) -> None:
+    inputs = _read({"command": command, "signingKey": ""})
+    assert inputs.signing_key is None
+
+
+def test_only_a_build_needs_no_registry() -> None:
+    assert _read({"command": "build", "containerRegistry": ""}).repository.gun == (
+        "docker.io/team/app"
+    )
+    with pytest.raises(InputError, match="input containerRegistry: expected a service connection"):
+        _read({"command": "verify", "containerRegistry": ""})
+
+
+def test_a_login_of_an_earlier_step_says_which_registry_is_meant() -> None:
+    """As `Docker@2` understands it; of several, none can be chosen."""
+    alone = _read({"containerRegistry": ""}, hosts=["reg.example.com:5000"])
+    assert alone.repository.gun == "reg.example.com:5000/team/app"
+    with pytest.raises(InputError, match=r"got logins to a\.example\.com, b\.example\.com"):
+        _read({"containerRegistry": ""}, hosts=["a.example.com", "b.example.com"])
+
+
 @pytest.mark.parametrize("name", ["repository", "signingKey"])
 def test_a_required_input_is_asked_for(name: str) -> None:
     with pytest.raises(TaskError, match=f"input {name}: expected a value, got none"):
@@ -173,6 +238,101 @@ def test_a_required_input_is_asked_for(name: str) -> None:
 def test_a_connection_that_is_not_the_jobs_is_named() -> None:
     with pytest.raises(InputError, match="service connection other: expected an authorization"):
         _read({"containerRegistry": "other"})
+
+
+@pytest.mark.parametrize("form", ["{}", "{{{}}}", "({})"])
+@pytest.mark.parametrize("input_", ["containerRegistry", "signingKey"])
+def test_an_id_is_read_in_every_form_in_which_the_agent_reads_it(form: str, input_: str) -> None:
+    """It names what it gives to the step by the usual one."""
+    known = {"containerRegistry": _CONNECTION, "signingKey": _FILE}[input_]
+    for text in (known.upper(), known.replace("-", "")):
+        inputs = _read({input_: form.format(text)})
+        assert inputs.signing_key is not None
+        assert inputs.signing_key.ticket == "ticket"
+        assert inputs.login is not None
+
+
+_AZURE = {
+    "loginServer": "myreg.azurecr.io",
+    "tenantId": "7c6e2b0a-5b1d-4e0f-9a53-0a8d3b1f6c21",
+    "serviceprincipalid": "0d9f1c52-83b4-4b2c-8f0e-5b6a7c8d9e0f",
+    "serviceprincipalkey": "client secret",
+}
+
+
+def _azure(scheme: str) -> dict[str, str]:
+    """Return what an agent says of a connection to Azure: as JSON, and one by one."""
+    document = {"scheme": scheme, "parameters": _AZURE}
+    singles = {
+        f"ENDPOINT_AUTH_PARAMETER_{_CONNECTION}_{name.upper()}": value
+        for name, value in _AZURE.items()
+    }
+    return {
+        f"ENDPOINT_AUTH_{_CONNECTION}": json.dumps(document),
+        f"ENDPOINT_AUTH_SCHEME_{_CONNECTION}": scheme,
+        f"ENDPOINT_DATA_{_CONNECTION}_REGISTRYTYPE": "ACR",
+        f"ENDPOINT_URL_{_CONNECTION}": "https://management.azure.com/",
+        **singles,
+    }
+
+
+def test_a_connection_to_azure_is_read_with_its_data() -> None:
+    inputs = _read(more=_azure("ServicePrincipal"))
+    assert inputs.repository.gun == "myreg.azurecr.io/team/app"
+    assert inputs.trust_server == "https://myreg.azurecr.io"
+    assert inputs.login is not None
+    assert inputs.login.proof == Credentials(_AZURE["serviceprincipalid"], "client secret")
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        f"ENDPOINT_AUTH_{_CONNECTION}",
+        f"ENDPOINT_AUTH_SCHEME_{_CONNECTION}",
+        f"ENDPOINT_AUTH_PARAMETER_{_CONNECTION}",
+    ],
+)
+def test_a_connection_is_read_from_either_form(absent: str) -> None:
+    """One by one, or as JSON; the scheme is in both."""
+    whole = _azure("ServicePrincipal")
+    part = {name: "" if name.startswith(absent) else value for name, value in whole.items()}
+    assert "" in part.values()
+    login = _read(more=part).login
+    assert login is not None
+    assert login.proof == Credentials(_AZURE["serviceprincipalid"], "client secret")
+
+
+def test_a_federated_connection_knows_its_job() -> None:
+    more = {
+        **_azure("WorkloadIdentityFederation"),
+        f"ENDPOINT_DATA_{_CONNECTION}_ACTIVEDIRECTORYAUTHORITY": "https://login.windows.net/",
+        "SYSTEM_TEAMFOUNDATIONCOLLECTIONURI": "https://dev.azure.com/org/",
+        "SYSTEM_TEAMPROJECTID": "p",
+        "SYSTEM_HOSTTYPE": "release",
+        "SYSTEM_PLANID": "1",
+        "SYSTEM_JOBID": "2",
+    }
+    login = _read(more=more).login
+    assert login is not None
+    assert isinstance(login.proof, FederatedIdentity)
+    assert login.proof.authority == "login.windows.net"
+    assert login.proof.audience == "https://management.azure.com/"
+    assert login.proof.id_token == IdTokenRequest(
+        "https://dev.azure.com/org/p/_apis/distributedtask/hubs/release/plans/1/jobs/2/oidctoken",
+        _CONNECTION,
+        "job token",
+    )
+
+
+def test_a_managed_identity_may_be_asked_for_at_a_stand_in() -> None:
+    more = {
+        **_azure("ManagedServiceIdentity"),
+        "AZURE_POD_IDENTITY_AUTHORITY_HOST": "http://127.0.0.1:4242",
+    }
+    login = _read(more=more).login
+    assert login is not None
+    assert isinstance(login.proof, ManagedIdentity)
+    assert login.proof.host == "http://127.0.0.1:4242"
 
 
 def test_a_macro_as_passphrase_is_refused_by_its_name() -> None:
