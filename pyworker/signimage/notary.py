@@ -69,6 +69,7 @@ class TrustServer:
     _root: bytes = b""
     _files: dict[bytes, bytes] = field(default_factory=dict)  # by SHA-256
     _floors: dict[str, int] = field(default_factory=dict)
+    _has_answered: bool = False
 
     def __post_init__(self) -> None:
         if self.cache is not None:
@@ -78,6 +79,11 @@ class TrustServer:
     def gun(self) -> str:
         """The repository's globally unique name."""
         return self.api.gun
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether it has shown the repository before, so that its address is certainly right."""
+        return self._has_answered
 
     # --- Refresh ---
 
@@ -122,6 +128,7 @@ class TrustServer:
         except (TrustError, NotFoundError):
             self._follow_root(repository)
             self._load(repository)
+        self._has_answered = True
         if self.cache is not None:
             self.cache.write(repository.files, self._floors)
         return repository
@@ -200,7 +207,8 @@ class TrustServer:
         Raises:
             TrustError: The state breaks a rule, or the keys may not sign what the plan wants.
             ConflictError: Other publishers kept winning until the time was over.
-            RemoteError: The server refused or could not be reached.
+            RemoteError: The server refused, or could not be reached for up to a minute; for a
+                quarter of one, where it had shown nothing before.
         """
         with self.cache.lock() if self.cache is not None else nullcontext():
             return Attempts(self, plan, signers).run()

@@ -6,6 +6,9 @@ Publish, until the plan has nothing left to do:
  3. Send all roles in one form. Then go to 1: a 200 proves nothing, the next refresh does.
     The server may also lose an acknowledged update, even one that was seen: it is sent again.
  4. Where root or targets changed, look once more after a while: they are what the server loses.
+ 5. A server that does not answer, or cannot serve, is waited for, at the first look too: what is
+    to be published may be in the registry already. One that has shown this process nothing yet
+    is waited for only shortly: its address may be wrong. Whoever merely looks does not wait.
 
 Server behaviour: `docs/protocol.md`, "Publishing".
 """
@@ -17,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from signimage.errors import (
+    CertificateError,
     ConflictError,
     NotFoundError,
     RemoteError,
@@ -33,11 +37,15 @@ from signimage.publication import Changes, Plan, signed_files
 from signimage.trust import TrustedRepository
 from signimage.trustapi import TrustApi
 
-# 64 writers on one repository needed at most 9 tries; the time limit is what ends a hopeless one.
+# 64 writers that share two busy cores with the server need half a minute.
 _PUBLISH_DEADLINE_S = 180.0
 # A server that restarts is back by then; one that stays away is not waited for.
 _OUTAGE_S = 60.0
+# A supervisor brings a dead server back in less; for a wrong address nobody waits a minute.
+_FIRST_OUTAGE_S = 15.0
 _BACKOFF_S, _BACKOFF_CAP_S = 0.02, 1.0
+# In times and seconds. Longer pauses leave the server idle, and whoever lost most waits longest.
+_RIVALRY_DOUBLINGS, _RIVALRY_CAP_S = 4, 8.0
 # The server's race ends with the publication it ran beside; those take some hundredths.
 _SETTLE_S = 1.0
 # Whoever is hit by it notices after that time, and repairs it within a few tries.
@@ -45,6 +53,8 @@ _PATIENCE_S = 10.0
 
 # No later attempt will be answered differently.
 _FINAL = (UnauthorizedError, NotFoundError, TooLargeError)
+# The server is away; what it did with a request is unknown.
+_OUTAGES = (UnreachableError, UnavailableError)
 
 
 class Server(Protocol):
@@ -55,6 +65,10 @@ class Server(Protocol):
     @property
     def gun(self) -> str:
         """The repository's globally unique name."""
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether it has shown the repository before, so that its address is certainly right."""
 
     def refresh(self) -> TrustedRepository:
         """Fetch and verify the repository's current state."""
@@ -90,11 +104,15 @@ class Attempts:
     _outdated: int = 0  # the timestamp that was current before the last acknowledged update
     _is_settled: bool = False
     _acknowledged: int = 0
+    _is_unproven: bool = False  # acknowledged, and to be looked for without delay
+    _is_away: bool = False  # the last look was in vain
     _outage_since: float | None = None
+    _waits: int = 0
 
     def run(self) -> Publication:
         """Look, and send what is missing, until nothing is."""
         while True:
+            begun = time.monotonic()
             try:
                 done = self._step()
             except RollbackError as error:
@@ -102,22 +120,27 @@ class Attempts:
             else:
                 if done is not None:
                     return done
-            self._pause()
+            self._pause(begun)
 
     def _step(self) -> Publication | None:
         try:
             repository = self.server.refresh()
             self._check_later(repository)
         except RemoteError as error:
-            if self.number == 0 or isinstance(error, _FINAL):
+            if isinstance(error, _FINAL) or (self.number == 0 and not _may_pass(error)):
                 raise
-            self.trouble = error
+            self.trouble, self._is_away = error, True
             return None
+        if self._is_away:
+            self._is_away, self.trouble, self._outage_since = False, None, None
         changes = self.plan(repository)
         self._patience_until = None
         if not changes and self._may_rest():
             return Publication(repository, self.roles, self.number)
-        if changes:
+        if self._is_unproven:
+            # With changes: it is lost, and whoever published beside it is likely still at it.
+            self._is_unproven = not changes
+        elif changes:
             self._send(repository, changes)
         return None
 
@@ -147,7 +170,7 @@ class Attempts:
         """Whether what is there now will still be there in a moment."""
         if self._is_settled or {ROOT, TARGETS}.isdisjoint(self.roles):
             return True
-        self._is_settled = True
+        self._is_settled = self._is_unproven = True
         time.sleep(_SETTLE_S)
         return False
 
@@ -162,7 +185,7 @@ class Attempts:
         self._believed = {role: repository.floors.get(role, 0) for role in files}
         try:
             self.server.api.post(files)
-        except (UnreachableError, UnavailableError) as error:
+        except _OUTAGES as error:
             self.trouble = error  # it may have arrived all the same; the next refresh tells
         except ConflictError as error:
             self.trouble = error
@@ -175,6 +198,7 @@ class Attempts:
             # Where the server then loses the update, its version stays taken.
             self.roles, self._used, self.trouble = tuple(files), versions, None
             self._acknowledged += 1
+            self._is_unproven = True
             self._outdated = repository.timestamp.body.version
 
     def _excuse(self) -> str:
@@ -189,7 +213,7 @@ class Attempts:
             api = self.server.api
             try:
                 self._used = {role: api.newest_version(role, base[role]) for role in base}
-            except (UnreachableError, UnavailableError):
+            except _OUTAGES:
                 return  # the next conflict asks again
             if self._used.get(ROOT, 0) > base.get(ROOT, 0):
                 raise WedgedRootError(
@@ -204,25 +228,50 @@ class Attempts:
         """Whether somebody published since *repository* was fetched; a refusal may be due to it."""
         try:
             now = self.server.refresh()
-        except (UnreachableError, UnavailableError):
+        except _OUTAGES:
             return True  # not known; the next try shows
         return now.snapshot.body.version != repository.snapshot.body.version
 
-    def _pause(self) -> None:
-        """Wait a random time, so that publishers who collided do not collide again."""
+    def _pause(self, begun: float) -> None:
+        """Wait a random time, so that publishers who collided do not collide again.
+
+        Args:
+            begun: When the try began that this pause follows.
+        """
         now = time.monotonic()
-        if isinstance(self.trouble, (UnreachableError, UnavailableError)):
-            self._outage_since = self._outage_since or now
-            if now > self._outage_since + _OUTAGE_S:
-                raise self.trouble
-        else:
-            self._outage_since = None
+        self._check_outage(begun, now)
         if now > self._begun + _PUBLISH_DEADLINE_S:
             raise ConflictError(
                 f"{self.server.gun} could not be published in {_PUBLISH_DEADLINE_S:.0f} seconds "
                 f"and {self.number} tries: {self.trouble or self._excuse()}",
                 hint="Nothing that was signed before was lost; run it again",
             )
-        if self.trouble is not None or self.number > 1:
-            limit_s = min(_BACKOFF_CAP_S, _BACKOFF_S * 2 ** min(self.number, 10))
+        if self.trouble is not None or not self._is_unproven:
+            self._is_unproven = False
+            self._waits += 1
+            limit_s = self._longest_pause_s(now - begun)
             time.sleep(random.uniform(0, limit_s))  # noqa: S311 -- spreads load, guards nothing
+
+    def _longest_pause_s(self, tried_s: float) -> float:
+        if isinstance(self.trouble, _OUTAGES):
+            return min(_BACKOFF_CAP_S, _BACKOFF_S * 2.0 ** min(self._waits, 10))
+        # A try succeeds if no other ends within it; so that is the unit to make room by, and on
+        # busy machines it grows with the number of rivals.
+        slot_s = max(_BACKOFF_S, tried_s)
+        return min(_RIVALRY_CAP_S, slot_s * 2.0 ** min(self._waits, _RIVALRY_DOUBLINGS))
+
+    def _check_outage(self, begun: float, now: float) -> None:
+        """Give up on a server that stays away."""
+        if not isinstance(self.trouble, _OUTAGES):
+            self._outage_since = None
+            return
+        # From the beginning of the try: one that hangs takes most of the time by itself.
+        self._outage_since = self._outage_since or begun
+        patience_s = _OUTAGE_S if self.server.has_answered else _FIRST_OUTAGE_S
+        if now > self._outage_since + patience_s:
+            raise self.trouble
+
+
+def _may_pass(error: RemoteError) -> bool:
+    """Whether the same server may answer soon; a wrong certificate is a matter for people."""
+    return isinstance(error, _OUTAGES) and not isinstance(error, CertificateError)

@@ -2,7 +2,8 @@
 
 `Crowd` starts them and reads what became of each. As a program, `python -m peers.publishers`
 with `tests` on PYTHONPATH, it is their parent: it reads the jobs from its input, makes one
-process for each, lets all begin at once, and each writes one line with its outcome.
+process for each, lets all begin at once, and each writes a line for every publication that it has
+proved, and one with its outcome.
 
 1. What a process does is what a job says: sign tags, look often, or create the repository.
 2. Keys come by a pipe; they are in no argument, environment or file.
@@ -16,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -98,6 +99,7 @@ class Crowd:
         )
         _pipe(self._process.stdin).write(json.dumps([asdict(job) for job in placed]).encode())
         _pipe(self._process.stdin).close()
+        self._outcomes: list[Outcome] = []
 
     def is_done(self, within_s: float) -> bool:
         """Wait so long; tell whether every process has ended."""
@@ -110,12 +112,22 @@ class Crowd:
         with suppress(ProcessLookupError):  # they may have been through with it just now
             os.killpg(self._process.pid, signal.SIGKILL)
 
+    def progress(self) -> Iterator[None]:
+        """Yield as often as a publication was proved, each time soon after; end when all do."""
+        for line in _pipe(self._process.stdout):
+            row = json.loads(line)
+            if row is None:
+                yield
+            else:
+                outcome = Outcome(**{**row, "attempts": tuple(row["attempts"])})
+                self._outcomes.append(outcome)
+
     def outcomes(self) -> list[Outcome]:
         """Wait for the end of all; what those have to say who got so far, in the jobs' order."""
-        with self._process, _pipe(self._process.stdout) as lines:
-            found = [json.loads(line) for line in lines]
-        rows = [Outcome(**{**row, "attempts": tuple(row["attempts"])}) for row in found]
-        return sorted(rows, key=lambda row: row.number)
+        with self._process:
+            for _ in self.progress():
+                pass
+        return sorted(self._outcomes, key=lambda row: row.number)
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
@@ -140,8 +152,12 @@ def _publish(job: Job, batches: Iterable[tuple[str, ...]]) -> tuple[int, ...]:
     key = KeyFile.parse(pem.encode()).decrypt(None)
     key_id = key.public_key.canonical_id
     server = job.server()
-    plans = [signing_plan(images(tags), [key_id]) for tags in batches]
-    return tuple(server.publish(plan, {key_id: key}).attempts for plan in plans)
+    attempts = []
+    for tags in batches:
+        done = server.publish(signing_plan(images(tags), [key_id]), {key_id: key})
+        attempts.append(done.attempts)
+        _write(None)
+    return tuple(attempts)
 
 
 def _look(job: Job) -> tuple[int, ...]:
@@ -191,9 +207,12 @@ def _work(number: int, job: Job) -> None:
         attempts = _KINDS[job.kind](job)
     except (SignImageError, ValueError, OSError) as caught:
         error = f"{type(caught).__name__}: {caught}"
-    outcome = Outcome(number, attempts, time.monotonic() - begun, error)
+    _write(asdict(Outcome(number, attempts, time.monotonic() - begun, error)))
+
+
+def _write(row: Mapping[str, object] | None) -> None:
     # One write of less than a pipe's buffer: lines of several processes do not mix.
-    os.write(sys.stdout.fileno(), json.dumps(asdict(outcome)).encode() + b"\n")
+    os.write(sys.stdout.fileno(), json.dumps(row).encode() + b"\n")
 
 
 def main() -> int:
