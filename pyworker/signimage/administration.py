@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from signimage.errors import (
+    ConflictError,
     InputError,
     NotASignerError,
     NotInitializedError,
+    PassphraseError,
     RemoteError,
     UnavailableError,
     UnreachableError,
@@ -131,9 +133,12 @@ def remove_signer(
 ) -> TrustedRepository:
     """Take from the signer *name* the right to sign; what others released stays valid.
 
+    Where another signer's key is in *store* and can be unlocked, that one signs the releases again.
+
     Raises:
         InputError: There is no such signer, or the repository key is not in *store*.
         NotASignerError: The signer signed last, and no other signer's key is in *store*.
+        ConflictError: None is, and the signer signed at the moment of being removed.
         SignImageError: The change could not be published.
     """
     repository = server.refresh()
@@ -145,9 +150,20 @@ def remove_signer(
     others = [key_id for each in known.values() if each.name != name for key_id in each.key_ids]
     held = [key_id for key_id in dict.fromkeys(others) if store.find(key_id)]
     keys = _repository_key(server, repository, store, passphrases)
-    if _is_last_to_sign(repository, name):
+    try:
         keys |= {key_id: store.load(key_id, passphrases) for key_id in held[:1]}
-    return server.publish(signer_removal_plan(name, list(keys)), keys).repository
+    except PassphraseError:
+        if _is_last_to_sign(repository, name):
+            raise
+    after = server.publish(signer_removal_plan(name, list(keys)), keys).repository
+    if after.rejection(RELEASES) and not repository.rejection(RELEASES):
+        raise ConflictError(
+            f"signer {name} was removed from {server.gun} and signed {RELEASES} at the same "
+            "moment, so that nobody's release counts any more",
+            hint="Begin that role anew where the key of another signer is: "
+            f"signimage witness --drop {server.gun} {RELEASES}; then sign the tags again",
+        )
+    return after
 
 
 def witness(

@@ -30,6 +30,7 @@ from signimage.metadata import (
     ROOT,
     TARGETS,
     Body,
+    Delegation,
     Role,
     Root,
     Signed,
@@ -194,14 +195,16 @@ def signer_plan(name: str, keys: Sequence[PublicKey], *, again: bool = False) ->
 def signer_removal_plan(name: str, key_ids: Collection[str]) -> Plan:
     """Take from the signer *name* the right to sign; `targets/releases` stays valid.
 
-    Where a key of the signer made the last signature of `targets/releases`, that role is signed
-    again in the same publication, by a remaining key that is at hand.
+    That role is signed again in the same publication, by a remaining key that is at hand: the
+    signer may have signed it last, or may do so at this very moment, which is then a conflict.
 
     Args:
         name: The signer's name.
-        key_ids: Canonical IDs of all keys at hand, those of signers included.
+        key_ids: Canonical IDs of all keys at hand, those of signers included. Where no remaining
+            one is among them, the signer must not have signed last, nor be signing.
 
-    The plan raises `NotASignerError` where nobody at hand may sign `targets/releases` again.
+    The plan raises `NotASignerError` where nobody at hand may sign `targets/releases` again and
+    the signer signed it last.
     """
     role = f"{TARGETS}/{name}"
 
@@ -215,33 +218,35 @@ def signer_removal_plan(name: str, key_ids: Collection[str]) -> Plan:
                   for each in other.role.keyids}  # fmt: skip
         wanted = wanted.without_keys(RELEASES, set(entry.role.keyids) - shared)
         changes: dict[str, Root | Targets] = {TARGETS: wanted}
-        if _must_sign_again(repository, wanted):
-            left = next(each for each in wanted.delegations if each.name == RELEASES)
-            if set(key_ids).isdisjoint(canonical_ids(left.role, wanted.delegation_keys)):
-                raise NotASignerError(
-                    f"signer {name} signed {RELEASES} of {repository.gun} last, and no key of "
-                    "another signer is at hand to sign it again",
-                    hint="Remove the signer where such a key is, or let another signer sign "
-                    "any tag first",
-                )
+        left = next((each for each in wanted.delegations if each.name == RELEASES), None)
+        if left is None or repository.rejection(RELEASES) is not None:
+            return changes
+        able = set(key_ids).intersection(canonical_ids(left.role, wanted.delegation_keys))
+        if len(able) >= left.role.threshold:
             changes[RELEASES] = repository.targets(RELEASES)
+        elif not _stays_signed(repository, left, wanted):
+            raise NotASignerError(
+                f"signer {name} signed {RELEASES} of {repository.gun} last, and no key of "
+                "another signer is at hand to sign it again",
+                hint="Remove the signer where such a key is, or let another signer sign "
+                "any tag first",
+            )
         return changes
 
     return plan
 
 
-def _must_sign_again(repository: TrustedRepository, top: Targets) -> bool:
-    """Whether `targets/releases`, valid until now, would not be under the new *top*."""
-    data = repository.files.get(RELEASES)
-    left = next((each for each in top.delegations if each.name == RELEASES), None)
-    if data is None or left is None:
-        return False
-    signed = Signed.parse(data, Targets, what=RELEASES)
+def _stays_signed(repository: TrustedRepository, entry: Delegation, parent: Targets) -> bool:
+    """Whether the valid role *entry* has enough signatures under a new *parent*, too."""
+    data = repository.files.get(entry.name)
+    if data is None:
+        return True  # it was never published
+    signed = Signed.parse(data, Targets, what=entry.name)
     try:
-        check_threshold(signed, left.role, top.delegation_keys, RELEASES)
+        check_threshold(signed, entry.role, parent.delegation_keys, entry.name)
     except ThresholdError:
-        return True
-    return False
+        return False
+    return True
 
 
 def _check_expected(

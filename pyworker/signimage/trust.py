@@ -234,6 +234,11 @@ class TrustedRepository:
             self._check_floor(name, signed.body, what)
             self._check_expiry(signed.body, what)
         except (TrustError, FormatError) as error:
+            if isinstance(error, ThresholdError):
+                error.hint = (
+                    "If whoever signed it last is no signer any more, one who is can begin it "
+                    f"anew: signimage witness --drop {self.gun} {name}"
+                )
             content = signed.body if signed and isinstance(error, ExpiredError) else None
             self._rejected[name] = Rejection(error, signed.body.version if signed else 0, content)
             self.warnings.append(error.sentence)

@@ -4,20 +4,26 @@ from pathlib import Path
 
 import pytest
 
-from signimage.administration import generate_key
+from signimage.administration import generate_key, remove_signer
 from signimage.errors import (
     FormatError,
     InputError,
     PassphraseError,
 )
 from signimage.keys import PublicKey
-from signimage.keystore import KeyStore, Passphrases
+from signimage.keystore import REPOSITORY_VARIABLE, KeyStore, Passphrases
+from signimage.lookup import released
+from signimage.metadata import RELEASES
 from unit.repositories import (
     GUN,
+    IMAGE,
+    GoodRepository,
+    good_targets,
     key,
 )
 from unit.trust_server import (
     CI,
+    Peer,
 )
 
 OWNER = key("targets").public_key.canonical_id
@@ -79,3 +85,22 @@ def test_a_damaged_key_is_told_from_a_wrong_passphrase(store: KeyStore) -> None:
     path.write_bytes(path.read_bytes()[:-60])
     with pytest.raises(FormatError, match=f"key file {CI}.key"):
         store.load(CI, PASSPHRASES)
+
+
+@pytest.mark.parametrize("last", ["ci", "qa"])
+def test_a_key_with_another_passphrase_hinders_a_removal_only_where_it_is_needed(
+    peer: Peer, tmp_path: Path, last: str
+) -> None:
+    """Case 37: the key of `ci` could sign the releases again, and must where `qa` signed last."""
+    keys = KeyStore(tmp_path / "keys")
+    keys.add(key("targets"), "targets", GUN, WORDS[REPOSITORY_VARIABLE].encode())
+    keys.add(key("ci"), "ci", "", b"other words")
+    both = good_targets("ci").with_delegation("targets/qa", [key("qa").public_key])
+    both = both.with_delegation(RELEASES, [key("qa").public_key])
+    peer.model.hold(GoodRepository(targets=both, signers={RELEASES: [key(last)]}))
+    if last == "qa":
+        with peer.untouched(), pytest.raises(PassphraseError, match=f"key file {CI}.key"):
+            remove_signer(peer.client(), keys, PASSPHRASES, "qa")
+    else:
+        repository = remove_signer(peer.client(), keys, PASSPHRASES, "qa")
+        assert released(repository, "1.0") == IMAGE

@@ -270,6 +270,41 @@ def test_without_a_remaining_key_the_signer_who_signed_last_stays(
         remove_signer(peer.client(), store, PASSPHRASES, "ci")
 
 
+def _qa_signs(peer: Peer) -> Fate:
+    """Let `qa` sign before the update arrives."""
+
+    def fate(model: TrustServerModel, files: dict[str, bytes]) -> Reply:
+        peer.client().publish(signing_plan({"2.0": NEW}, [QA]), {QA: key("qa")})
+        return model.carry_out(files)
+
+    return fate
+
+
+def test_who_signs_while_being_removed_leaves_the_releases_valid(
+    peer: Peer, store: KeyStore
+) -> None:
+    """Case 33: it is a conflict, and one who stays signs what was released meanwhile."""
+    peer.model.hold(two_signers())
+    peer.model.fates.append(_qa_signs(peer))
+    repository = remove_signer(peer.client(), store, PASSPHRASES, "qa")
+    assert [signer.name for signer in signers(repository)] == ["ci"]
+    assert (released(repository, "1.0"), released(repository, "2.0")) == (IMAGE, NEW)
+
+
+def test_who_signs_while_being_removed_is_told_of_where_nobody_can_sign_again(
+    peer: Peer, tmp_path: Path
+) -> None:
+    """Case 33: removed all the same, and never called well done."""
+    alone = KeyStore(tmp_path / "alone")
+    alone.add(key("targets"), "targets", GUN, b"words")
+    words = Passphrases({"DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE": "words"})
+    peer.model.hold(two_signers())
+    peer.model.fates.append(_qa_signs(peer))
+    with pytest.raises(ConflictError, match=f"signer qa was removed from {GUN} and signed") as told:
+        remove_signer(peer.client(), alone, words, "qa")
+    assert f"signimage witness --drop {GUN} {RELEASES}" in told.value.hint
+
+
 def test_a_name_that_was_removed_does_not_bring_its_signatures_back(peer: Peer) -> None:
     """Case 33: the server keeps the old file, and with the same key it would count again."""
     peer.model.hold(two_signers())

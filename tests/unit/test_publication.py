@@ -187,6 +187,25 @@ class TestSigners:
         assert signers_of(seen, "1.0", IMAGE) == ("ci",)
         assert seen.floors[RELEASES] == 2
 
+    def test_a_key_at_hand_signs_releases_again_in_any_case(self) -> None:
+        """The version that is used up holds off whoever signs at the moment of being removed."""
+        changes = signer_removal_plan("qa", [CI])(believe(two_signers("ci").files()))
+        assert set(changes) == {TARGETS, RELEASES}
+        never = two_signers("ci")
+        del never.delegated[RELEASES]
+        assert set(signer_removal_plan("qa", [CI])(believe(never.files()))) == {TARGETS, RELEASES}
+
+    def test_too_few_keys_at_hand_leave_valid_releases_as_they_are(self) -> None:
+        good = two_signers("ci")
+        third = good.targets.with_delegation(RELEASES, [key("dev").public_key])
+        entries = tuple(
+            replace(each, role=replace(each.role, threshold=2)) if each.name == RELEASES else each
+            for each in third.delegations
+        )
+        good.targets = replace(third, delegations=entries)
+        good.signers[RELEASES] = [key("ci"), key("dev")]
+        assert set(signer_removal_plan("qa", [CI])(believe(good.files()))) == {TARGETS}
+
     def test_without_another_key_the_last_to_sign_is_not_removed(self) -> None:
         with pytest.raises(NotASignerError, match=f"signer qa signed {RELEASES} of {GUN} last"):
             signer_removal_plan("qa", [QA])(believe(two_signers("qa").files()))
