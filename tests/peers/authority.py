@@ -38,19 +38,19 @@ class Authority:
         )
         self.certificate.write_bytes(self._signed(builder))
 
-    def issue(self, name: str) -> Certificate:
-        """Write `<name>.crt` and `<name>.key` for servers and clients on loopback."""
+    def issue(self, name: str, *hosts: str) -> Certificate:
+        """Write `<name>.crt` and `<name>.key` for servers and clients on loopback, and *hosts*."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        loopback = [
-            x509.DNSName("localhost"),
+        names = [
+            *(x509.DNSName(host) for host in ("localhost", *hosts)),
             x509.IPAddress(ipaddress.IPv4Address("127.0.0.1")),
         ]
         usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = (
             self._builder(subject, key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName(loopback), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
         )
         issued = Certificate(self.folder / f"{name}.crt", self.folder / f"{name}.key")

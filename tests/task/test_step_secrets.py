@@ -2,8 +2,7 @@
 
 The rules:
 
-1. What is looked for is looked for in every form that programs usually write: as it is, percent-
-   encoded, in base64, in JSON.
+1. What is looked for is looked for in every form that programs usually write (`secrecy`).
 2. Children are watched by a `docker` of ours, first on PATH, which takes down what it and every
    other process was given, and what is on disk at that moment; then it becomes the real one.
 """
@@ -11,19 +10,18 @@ The rules:
 import base64
 import json
 import os
-import re
 import shlex
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote, quote_plus
 
 import pytest
 
 from peers.processes import find_program
 from task.agent import StepResult
 from task.pipeline import SIGNER, Job, Owner, SigningKey
+from task.secrecy import everything_below, forms, key_lines, leaks, leaks_in_files
 
 # $$ and $1 are the shell's; the folder for the records stands where {records} is.
 _WATCHER = """#!/bin/sh
@@ -68,52 +66,18 @@ class Watch:
             yield from sorted(temp.rglob("*"))
 
 
-def _forms(secret: str) -> set[bytes]:
-    """Return *secret* in the forms in which programs write it."""
-    raw = secret.encode()
-    # Within a longer text three alignments are possible; what is next to the secret is unknown.
-    shifted = [base64.b64encode(bytes(shift) + raw)[4 : len(raw) // 3 * 4] for shift in range(3)]
-    texts = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}
-    texts |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-    return {text.encode() for text in texts} | {base64.b64encode(raw), *shifted}
-
-
-def _key_lines(key: SigningKey) -> set[bytes]:
-    lines = key.content.splitlines()
-    return {line for line in lines if re.fullmatch(rb"[A-Za-z0-9+/=]{20,}", line)}
-
-
 def _secrets(job: Job, key: SigningKey) -> dict[str, set[bytes]]:
     """Return what must not be seen, by what it is."""
     account = f"{job.stack.username}:{job.stack.password}"
     tickets = [file.ticket for file in job.agent.secure_files]
     return {
-        "secure file": _key_lines(key),
-        "passphrase": _forms(key.passphrase),
-        "job token": _forms(job.agent.token),
-        "ticket": set().union(*map(_forms, tickets)),
-        "registry password": _forms(job.stack.password),
+        "secure file": key_lines(key),
+        "passphrase": forms(key.passphrase),
+        "job token": forms(job.agent.token),
+        "ticket": set().union(*map(forms, tickets)),
+        "registry password": forms(job.stack.password),
         "registry login": {base64.b64encode(account.encode())},
     }
-
-
-def _leaks(secrets: dict[str, set[bytes]], content: bytes) -> set[str]:
-    """Return which of *secrets* are in *content*."""
-    return {name for name, forms in secrets.items() if any(form in content for form in forms)}
-
-
-def _leaks_in_files(secrets: dict[str, set[bytes]], files: Iterable[Path]) -> set[str]:
-    """Return which of *secrets* are in which of *files*."""
-    return {
-        f"{leak} in {path}"
-        for path in files
-        if path.is_file() and not path.is_symlink()
-        for leak in _leaks(secrets, path.read_bytes())
-    }
-
-
-def _everything_below(*folders: Path) -> list[Path]:
-    return [path for folder in folders for path in folder.rglob("*")]
 
 
 def _check_tidy(
@@ -125,12 +89,12 @@ def _check_tidy(
 ) -> None:
     """Check log, disk and processes after the step."""
     secrets = _secrets(job, key)
-    assert _leaks(secrets, "\n".join(result.spoken).encode()) == set()
-    assert _leaks(secrets, "\n".join(result.log).encode()) == set()
+    assert leaks(secrets, "\n".join(result.spoken).encode()) == set()
+    assert leaks(secrets, "\n".join(result.log).encode()) == set()
     assert (result.leftovers, result.changed_task_files, result.orphans) == ((), (), ())
     assert list(job.agent.temp.iterdir()) == []
     # HOME and the sources are below the agent's folder.
-    assert _leaks_in_files(secrets, _everything_below(job.agent.folder, home)) == set()
+    assert leaks_in_files(secrets, everything_below(job.agent.folder, home)) == set()
     assert _grep(secrets, shared_temp()) == ""
 
 
@@ -164,15 +128,15 @@ def home(job: Job, tmp_path: Path) -> Path:
 
 def test_the_forms_are_found() -> None:
     """The search itself: each way of writing a secret down is seen."""
-    secrets = {"it": _forms("p ä%;]\"'\\secret")}
+    secrets = {"it": forms("p ä%;]\"'\\secret")}
     for text in (
         b"p \xc3\xa4%;]\"'\\secret",
         b"a=p%20%C3%A4%25%3B%5D%22%27%5Csecret&b",
         json.dumps({"password": "p ä%;]\"'\\secret"}).encode(),
         *(base64.b64encode(b"x" * n + "p ä%;]\"'\\secret".encode() + b":y") for n in range(6)),
     ):
-        assert _leaks(secrets, b"before " + text + b" after") == {"it"}, text
-    assert _leaks(secrets, b"nothing") == set()
+        assert leaks(secrets, b"before " + text + b" after") == {"it"}, text
+    assert leaks(secrets, b"nothing") == set()
 
 
 @pytest.mark.parametrize("debug", ["false", "true"])
@@ -195,8 +159,8 @@ def test_no_secret_leaves_the_step(
     _check_tidy(signable, key, result, home, shared_temp)
     assert (home / "config.json").read_bytes() == user_settings
     for name in ("argv", "every-argv", "environ"):
-        assert _leaks(secrets, b"\0".join(watch.seen(name))) == set()
-    assert _leaks(secrets, _image(signable)) == set()
+        assert leaks(secrets, b"\0".join(watch.seen(name))) == set()
+    assert leaks(secrets, _image(signable)) == set()
     # The agent masks the passphrase, too, in whatever later steps print.
     assert key.passphrase in result.secrets
 
@@ -225,7 +189,7 @@ def test_while_the_step_runs_only_its_user_can_read_its_files(
     secrets = _secrets(signable, key)
     for expected in ("secure file", "registry login", "registry password"):
         del secrets[expected]
-    assert _leaks_in_files(secrets, files) == set()
+    assert leaks_in_files(secrets, files) == set()
 
 
 def test_a_key_without_a_passphrase_is_never_written(
@@ -236,7 +200,7 @@ def test_a_key_without_a_passphrase_is_never_written(
     owner.add_signer(signable.gun, SIGNER, plain.public)
     watch = Watch(signable, tmp_path / "watch")
     assert signable.run(signable.step(plain)).result == "Succeeded"
-    assert _leaks_in_files({"secure file": _key_lines(plain)}, watch.files()) == set()
+    assert leaks_in_files({"secure file": key_lines(plain)}, watch.files()) == set()
 
 
 def test_a_build_cannot_ask_for_the_steps_secrets(
@@ -249,7 +213,7 @@ def test_a_build_cannot_ask_for_the_steps_secrets(
     result = signable.run(signable.step(key, arguments=f"--build-arg {name}"))
     assert result.result == "Succeeded"
     secrets = _secrets(signable, key)
-    assert _leaks(secrets, b"".join(watch.seen("environ")) + _image(signable)) == set()
+    assert leaks(secrets, b"".join(watch.seen("environ")) + _image(signable)) == set()
 
 
 # --- cancel --------------------------------------------------------------------------------------
