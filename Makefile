@@ -1,7 +1,7 @@
 # The commands of this project; `make` alone lists them. Each installs what it lacks.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check lint types vsix bench fuzz stack stack-down clean setup setup-unit
+.PHONY: help demo test test-unit check lint types vsix release bench fuzz stack stack-down clean setup setup-unit
 
 PYTHON := .venv/bin/python
 # Programs below tests/ find each other by these folders; pytest and mypy have them in pyproject.
@@ -30,6 +30,9 @@ types: setup ## mypy, strict
 
 vsix: setup ## the extension, dist/signimage-<version>.vsix
 	$(PYTHON) packaging/build_vsix.py
+
+release: setup ## everything that is published, tested as built: dist/, with its SHA256SUMS
+	$(PYTHON) packaging/release.py
 
 bench: setup ## the side-by-side benchmark; writes build/bench.json
 	$(PROGRAM) -m bench.bench

@@ -3,7 +3,8 @@
     1. stage   a passing folder gets the layout that the Marketplace and the agent expect:
                vss-extension.json, overview.md, LICENSE.txt, icons/, and SignImage/ with the task
     2. vendor  SignImage/pyworker/vendor/ gets the libraries (see `vendoring`)
-    3. list    SignImage/files.json gets the SHA-256 of every file of the task
+    3. list    SignImage/sbom.cdx.json says whose work is in it (see `sbom`), SignImage/files.json
+               has the SHA-256 of every file of the task, and the wheels that it came from
     4. pack    tfx-cli packs and validates; any warning of it stops the build
     5. settle  the archive is written again: entries sorted, one fixed date, no host's content types
 
@@ -23,7 +24,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from vendoring import VendoringError, vendor_libraries
+from sbom import EMBEDDED, bill_of_materials
+from vendoring import UsedWheel, VendoringError, vendor_libraries
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -31,6 +33,9 @@ BUILD = ROOT / "build"
 CACHE = ROOT / ".cache" / "wheels"
 TFX = HERE / "node_modules" / "tfx-cli" / "_build" / "tfx-cli.js"
 
+VENDOR = "pyworker/vendor"  # below SignImage/
+# Higher levels take three times as long for half a percent.
+COMPRESSION = 6
 # The oldest date a zip archive can hold.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 CONTENT_TYPES = "[Content_Types].xml"
@@ -80,8 +85,11 @@ def stage(folder: Path, cache: Path) -> None:
         copy(source, task / "task" / source.name)
     for source in (ROOT / "pyworker").rglob("*.py"):
         copy(source, task / source.relative_to(ROOT))
-    vendor_libraries(task / "pyworker" / "vendor", cache)
-    write_file_list(task)
+    used = vendor_libraries(task / VENDOR, cache)
+    for part in EMBEDDED.values():
+        copy(part.text, task / VENDOR / "licenses" / part.name / "LICENSE")
+    (task / "sbom.cdx.json").write_bytes(bill_of_materials(version(), used).encode())
+    write_file_list(task, used)
 
 
 def files_below(folder: Path) -> Iterator[str]:
@@ -91,12 +99,21 @@ def files_below(folder: Path) -> Iterator[str]:
             yield path.relative_to(folder).as_posix()
 
 
-def write_file_list(task: Path) -> None:
-    """Write files.json: the SHA-256 of every file of the task but itself."""
-    contents = {name: (task / name).read_bytes() for name in files_below(task)}
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    text = json.dumps({"version": version(), "sha256": hashes}, indent=1)
-    (task / "files.json").write_text(text + "\n", "utf-8")
+def write_file_list(task: Path, wheels: Iterable[UsedWheel]) -> None:
+    """Write files.json: each file but itself, each wheel, and which file came from which."""
+    origins: dict[str, list[str]] = {}
+    hashes = {}
+    for wheel in sorted(wheels, key=lambda one: one.path.name):
+        hashes[wheel.path.name] = wheel.sha256
+        for name in wheel.files:
+            origins.setdefault(f"{VENDOR}/{name}", []).append(wheel.path.name)
+    files: dict[str, dict[str, object]] = {}
+    for name in files_below(task):
+        files[name] = {"sha256": hashlib.sha256((task / name).read_bytes()).hexdigest()}
+        if name in origins:
+            files[name]["wheels"] = origins[name]
+    text = json.dumps({"version": version(), "wheels": hashes, "files": files}, indent=1)
+    (task / "files.json").write_bytes(text.encode() + b"\n")
 
 
 def program(name: str) -> str:
@@ -180,7 +197,7 @@ def settle(packed: Path, staged: Path, target: Path) -> None:
         odd = ", ".join(sorted(expected ^ set(parts)))
         raise PackagingError(f"tfx: expected to find the staged files, got a difference in {odd}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_suffix(".part")
+    unfinished = target.with_name(f"{target.stem}-{os.getpid()}.part")
     with zipfile.ZipFile(unfinished, "w") as archive:
         write_part(archive, CONTENT_TYPES, content_types(parts).encode())
         for name in sorted(parts):
@@ -192,7 +209,7 @@ def write_part(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     """Add a file without date, mode or system: agents unpack none of them anyway."""
     entry = zipfile.ZipInfo(name, EPOCH)
     entry.create_system = 0
-    archive.writestr(entry, content, zipfile.ZIP_DEFLATED, 9)
+    archive.writestr(entry, content, zipfile.ZIP_DEFLATED, COMPRESSION)
     # Only now: a mode of zero is taken for a forgotten one. It is written with the directory.
     entry.external_attr = 0
 

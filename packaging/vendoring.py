@@ -11,6 +11,7 @@ The rules of this file:
 2. No file is dropped silently: a kind of file that has no rule here stops the build.
 3. A file that two wheels bring must be the same in both, or the platforms cannot share it.
 4. A new platform or Python is a line in platforms.json, never code.
+5. Of every file that is packed, the wheels that it came from are known (see `UsedWheel`).
 """
 
 import hashlib
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -43,7 +45,7 @@ PER_PLATFORM = ("cryptography",)
 PER_PYTHON = ("cffi",)
 LEFT_OUT = {
     "pycparser": "cryptography needs the compiled module of cffi only, which does not use it",
-    "pywin32": "Docker's named pipes; no Windows platform is packaged",
+    "pywin32": "Docker's named pipes; 7 MB for each Python, and imported only where it is found",
 }
 
 COMPILED = (".so", ".pyd")
@@ -88,6 +90,20 @@ class Target:
     platform: str  # whose compiled modules these are; empty for none
     names: tuple[str, ...]
     tags: tuple[str, ...]  # arguments of pip
+
+
+@dataclass(frozen=True, slots=True)
+class UsedWheel:
+    """A wheel that the package was made from, and what became of it."""
+
+    library: Requirement
+    path: Path
+    files: tuple[str, ...]  # below vendor/, with slashes
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the wheel, hex; one of those that are pinned."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
 
 def requirements(text: str) -> dict[str, Requirement]:
@@ -158,30 +174,34 @@ def place(member: str, name: str) -> str | None:
         return f"licenses/{name}/{path.name}" if is_licence else None
     if path.suffix in COMPILED:
         return f"native/{path.name}"
-    if name in PER_PYTHON or path.suffix in DROPPED or TESTS & set(path.parts):
+    if path.suffix in DROPPED or TESTS & set(path.parts):
         return None
     if path.suffix in KEPT:
-        return f"common/{path}"
+        return None if name in PER_PYTHON else f"common/{path}"
     raise VendoringError(f"wheel of {name}: no rule says what becomes of {member!r}")
 
 
-def unpack(name: str, wheel: Path, vendor: Path, native: str) -> None:
-    """Put the files of *wheel* in their places below *vendor*."""
+def unpack(name: str, wheel: Path, vendor: Path, native: str) -> tuple[str, ...]:
+    """Put the files of *wheel* in their places below *vendor*, and return these places."""
+    places = []
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.namelist():
             where = None if member.endswith("/") else place(member, name)
             if where is None:
                 continue
-            target = vendor / re.sub("^native/", f"native/{native}/", where)
+            where = re.sub("^native/", f"native/{native}/", where)
+            target = vendor / where
             content = archive.read(member)
             if target.exists() and target.read_bytes() != content:
                 raise VendoringError(f"{where}: expected the same file in all wheels, got two")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
+            places.append(where)
+    return tuple(places)
 
 
-def vendor_libraries(vendor: Path, cache: Path) -> None:
-    """Write the tree described above into the new folder *vendor*.
+def vendor_libraries(vendor: Path, cache: Path) -> list[UsedWheel]:
+    """Write the tree described above into the new folder *vendor*; return what it was made from.
 
     Raises:
         VendoringError: A wheel is not to be had, or holds what no rule provides for.
@@ -194,7 +214,14 @@ def vendor_libraries(vendor: Path, cache: Path) -> None:
             f"{REQUIREMENTS.name}: expected a rule for each library, none for {odd}"
         )
     table = json.loads(PLATFORMS.read_text("utf-8"))
-    for target in targets(table["platforms"], table["pythons"]):
-        for name, wheel in wheels(target, pinned, cache).items():
-            unpack(name, wheel, vendor, target.platform)
+    chosen = list(targets(table["platforms"], table["pythons"]))
+    # Each start of pip takes a second, most of it waiting.
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        found = list(pool.map(lambda target: wheels(target, pinned, cache), chosen))
+    used = []
+    for target, libraries in zip(chosen, found, strict=True):
+        for name, wheel in libraries.items():
+            files = unpack(name, wheel, vendor, target.platform)
+            used.append(UsedWheel(pinned[name], wheel, files))
     (vendor / "platforms.json").write_bytes(PLATFORMS.read_bytes())
+    return used

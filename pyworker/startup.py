@@ -19,6 +19,8 @@ import traceback
 from pathlib import Path
 
 UNFIT, REPORTED = 86, 87
+# Systems as people and wheels call them, where Python has another name.
+SYSTEMS = {"win32": "win", "darwin": "macos"}
 HERE = Path(__file__).resolve().parent
 VENDOR = HERE / "vendor"
 
@@ -38,11 +40,18 @@ def platform_facts() -> dict[str, str]:
     """Return system, machine and C library as `vendor/platforms.json` names them."""
     if sys.platform == "win32":
         # The build's own architecture counts, not the machine's: x64 builds run on ARM machines.
-        return {"system": "win32", "machine": "arm64" if "ARM64" in sys.version else "x86_64"}
+        return {"system": "win32", "machine": "arm64" if "ARM64" in sys.version else "amd64"}
     facts = {"system": sys.platform, "machine": os.uname().machine}
     if sys.platform == "linux":
         facts["libc"] = "glibc" if is_glibc() else "musl"
     return facts
+
+
+def described(facts: dict[str, str]) -> str:
+    """Return the facts of a platform in words, e.g. "linux-x86_64 with musl" or "macos-arm64"."""
+    system = SYSTEMS.get(facts["system"], facts["system"])
+    libc = f" with {facts['libc']}" if "libc" in facts else ""
+    return f"{system}-{facts['machine']}{libc}"
 
 
 def is_glibc() -> bool:
@@ -82,6 +91,17 @@ def unfit(reason: str) -> int:
     return UNFIT
 
 
+def not_packaged(facts: dict[str, str], known: list[dict[str, str]]) -> str:
+    """Return the sentence for a platform whose native modules the package does not have."""
+    *others, last = map(described, known)
+    supported = f"{', '.join(others)} and {last}" if others else last
+    return (
+        f"SignImage has no native modules for this agent: it is {described(facts)}, "
+        f"supported are {supported}. Nothing was built, pushed or signed; run the step on an agent "
+        "or in a container of such a platform, or with a Python of such a platform (pythonPath)."
+    )
+
+
 def use_vendored() -> int | None:
     """Let the packaged libraries in, or return the exit code of a process that cannot have them."""
     if fault := interpreter_fault():
@@ -90,11 +110,7 @@ def use_vendored() -> int | None:
     facts = platform_facts()
     platform = next((n for n, p in table["platforms"].items() if p["runs_on"] == facts), None)
     if platform is None:
-        known, found = ", ".join(table["platforms"]), "-".join(facts.values())
-        fail(
-            f"The agent's platform: expected one of {known}, got {found}. "
-            "Nothing was built, pushed or signed; run the step on an agent of such a platform."
-        )
+        fail(not_packaged(facts, [each["runs_on"] for each in table["platforms"].values()]))
         return REPORTED
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if version not in table["pythons"]:

@@ -8,6 +8,8 @@ const path = require('node:path');
 const WINDOWS = process.platform === 'win32';
 // Machines whose python3 is old have newer ones beside it under their full names.
 const VERSIONED = /^python3\.\d\d+$/;
+// Apple's placeholder: a Python that is too old, or a dialogue that asks to install one.
+const PLACEHOLDER = process.platform === 'darwin' ? '/usr/bin/python3' : '';
 // The tool cache names architectures as Node does, but for this one.
 const TOOL_ARCH = { ia32: 'x86' }[process.arch] || process.arch;
 
@@ -22,6 +24,15 @@ function list(folder) {
     } catch {
         return [];
     }
+}
+
+// An empty entry of PATH means the current folder: the sources, whose programs are not trusted.
+function searched(env) {
+    return (env.PATH || '').split(path.delimiter).filter((folder) => path.isAbsolute(folder));
+}
+
+function onPath(env, name) {
+    return searched(env).map((folder) => path.join(folder, name)).filter((f) => fs.existsSync(f));
 }
 
 function* within(folders) {
@@ -47,21 +58,29 @@ function* places(env) {
     // UsePythonVersion@0 sets the variable pythonLocation; it arrives upper-cased.
     const chosen = env.PYTHONLOCATION;
     if (chosen) yield* within(WINDOWS ? [chosen] : [path.join(chosen, 'bin')]);
-    // An empty entry of PATH means the current folder: the sources, whose programs are not trusted.
-    yield* within((env.PATH || '').split(path.delimiter).filter((f) => path.isAbsolute(f)));
+    yield* within(searched(env));
     if (env.AGENT_TOOLSDIRECTORY) yield* toolCache(env.AGENT_TOOLSDIRECTORY);
     if (!WINDOWS) yield* within(['/usr/bin', '/usr/local/bin', '/opt/homebrew/bin']);
 }
 
-// Yields command lines without arguments for the worker, e.g. ['/usr/bin/python3'] or ['py', '-3'].
+// A name without a folder is looked up here: systems look for it in the current folder as well.
+function named(explicit, env) {
+    if (path.basename(explicit) !== explicit) return [explicit];
+    const names = WINDOWS ? [`${explicit}.exe`, explicit] : [explicit];
+    return names.flatMap((name) => onPath(env, name)).slice(0, 1);
+}
+
+// Yields command lines without arguments for the worker, e.g. ['/usr/bin/python3'], or the
+// launcher of Windows with its option for Python 3.
 function* candidates(env) {
     const explicit = (env.INPUT_PYTHONPATH || '').trim();
     if (explicit) {
-        yield [explicit];
+        for (const file of named(explicit, env)) yield [file];
         return;
     }
     const seen = new Set();
     for (const file of places(env)) {
+        if (file === PLACEHOLDER) continue;
         let identity;
         try {
             identity = fs.realpathSync(file);
@@ -73,7 +92,7 @@ function* candidates(env) {
         seen.add(identity);
         yield [file];
     }
-    if (WINDOWS) yield ['py', '-3'];
+    if (WINDOWS) yield* onPath(env, 'py.exe').map((file) => [file, '-3']);
 }
 
 module.exports = { candidates };

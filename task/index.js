@@ -90,8 +90,9 @@ async function main() {
         tried.push(`${command.join(' ')} (${reason})`);
     }
     const explicit = (process.env.INPUT_PYTHONPATH || '').trim() !== '';
+    const where = explicit ? 'on PATH under that name' : 'in any known place';
     fail(`${NEEDED}, and ${explicit ? 'the input pythonPath gives none' : 'none was found'}. `
-        + `Tried: ${tried.join(', ') || 'nothing, no Python is in any known place'}. `
+        + `Tried: ${tried.join(', ') || `nothing, no Python is ${where}`}. `
         + (explicit ? 'Correct the input pythonPath or leave it empty.'
             : 'Install Python on the agent, add UsePythonVersion@0 before this step, '
             + 'or set the input pythonPath.'));

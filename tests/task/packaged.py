@@ -1,14 +1,19 @@
-"""The finished extension, built once, and unpacked as an agent unpacks a task.
+"""The finished extension, built once or given, and unpacked as an agent unpacks a task.
+
+A release names the file that it built in `SIGNIMAGE_VSIX`, and the tests judge that one.
 
 An agent gets the contents of SignImage/ in a folder of its own, files without Unix modes, and
 shares the folder between jobs: nothing may be written there.
 """
 
 import functools
+import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+from release import VSIX_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = "SignImage/"
@@ -23,7 +28,9 @@ def build_afresh(output: Path) -> Path:
 
 @functools.cache
 def build_vsix() -> Path:
-    """Build the extension once for this process, in dist/, and return its path."""
+    """Return the extension that is given, or build it once for this process, in dist/."""
+    if given := os.environ.get(VSIX_VARIABLE):
+        return Path(given)
     return build_afresh(ROOT / "dist")
 
 

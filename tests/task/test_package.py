@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,7 +13,7 @@ import build_vsix as packaging
 import pytest
 
 from task.interpreters import interpreters
-from task.packaged import ROOT, build_afresh, build_vsix, unpack
+from task.packaged import ROOT, build_vsix, unpack
 
 SIZE_LIMIT = 25 * 1024 * 1024  # bytes; the strictest server that is still in use
 
@@ -22,6 +24,7 @@ sys.path.insert(0, sys.argv[1])
 import startup
 assert startup.use_vendored() is None
 import docker, requests, structlog, urllib3
+import signimage.worker
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -68,6 +71,7 @@ def test_the_task_is_all_there_and_nothing_else(names: list[str]) -> None:
         "LICENSE.txt",
         "files.json",
         "icon.png",
+        "sbom.cdx.json",
         "task.json",
         "task/candidates.js",
         "task/cleanup.js",
@@ -88,19 +92,52 @@ def test_no_left_overs_of_development_are_packed(names: list[str]) -> None:
 
 
 def test_every_file_of_the_task_is_listed_with_its_hash(task: Path) -> None:
-    listed = json.loads((task / "files.json").read_text("utf-8"))["sha256"]
+    listed = json.loads((task / "files.json").read_text("utf-8"))["files"]
     found = {
         path.relative_to(task).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in task.rglob("*")
         if path.is_file() and path != task / "files.json"
     }
-    assert found == listed
+    assert found == {name: entry["sha256"] for name, entry in listed.items()}
+
+
+def test_every_vendored_file_stands_so_in_each_of_its_wheels(task: Path) -> None:
+    """And the wheels are those that are pinned; only three files beside them are the project's."""
+    listing = json.loads((task / "files.json").read_text("utf-8"))
+    contents = wheel_contents(listing["wheels"])
+    pins = (ROOT / "requirements" / "runtime.txt").read_text("utf-8")
+    assert all(f"--hash=sha256:{digest}" in pins for digest in listing["wheels"].values())
+    ours = set()
+    for name, entry in listing["files"].items():
+        if name.startswith("pyworker/vendor/"):
+            for wheel in entry.get("wheels", []):
+                assert entry["sha256"] in contents[wheel], (name, wheel)
+            if "wheels" not in entry:
+                ours.add(name.removeprefix("pyworker/vendor/"))
+        else:
+            assert set(entry) == {"sha256"}, name
+    assert ours == {"platforms.json", "licenses/libffi/LICENSE"}
+    named = [wheel for entry in listing["files"].values() for wheel in entry.get("wheels", [])]
+    assert set(named) == set(listing["wheels"])
+
+
+def wheel_contents(wheels: dict[str, str]) -> dict[str, set[str]]:
+    """Return the hashes of the files in each of these wheels, which are found by their hash."""
+    found = {}
+    for path in packaging.CACHE.rglob("*.whl"):
+        content = path.read_bytes()
+        if wheels.get(path.name) == hashlib.sha256(content).hexdigest():
+            with zipfile.ZipFile(path) as archive:
+                members = map(archive.read, archive.namelist())
+                found[path.name] = {hashlib.sha256(member).hexdigest() for member in members}
+    return found
 
 
 def test_every_packaged_library_brings_its_licence(task: Path) -> None:
+    """That of libffi too, which is compiled into the modules of cffi."""
     vendor = task / "pyworker" / "vendor"
     licensed = {path.name.replace("-", "_") for path in (vendor / "licenses").iterdir()}
-    libraries = {p.stem for p in (vendor / "common").iterdir()} | {"cffi"}
+    libraries = {p.stem for p in (vendor / "common").iterdir()} | {"cffi", "libffi"}
     assert licensed == libraries
 
 
@@ -127,12 +164,29 @@ def test_every_python_found_can_sign_with_the_packaged_libraries(task: Path) -> 
         assert done.returncode == 0, (version, done.stderr)
         files = [Path(file) for file in json.loads(done.stdout)]
         assert task / "pyworker/vendor/common/cryptography/__init__.py" in files
+        assert task / "pyworker/signimage/worker.py" in files
         assert not [file for file in files if "site-packages" in file.parts]
     assert sorted(task.rglob("*")) == before
 
 
-def test_building_twice_gives_the_same_bytes(vsix: Path, tmp_path: Path) -> None:
-    again = build_afresh(tmp_path)
+def test_building_elsewhere_gives_the_same_bytes(vsix: Path, tmp_path: Path) -> None:
+    """Another folder, Python, time zone, language, mask of modes, and dates of all files."""
+    copy = tmp_path / "another place ü"
+    for name in ("LICENSE", "overview.md", "task.json", "vss-extension.json"):
+        packaging.copy(ROOT / name, copy / name)
+    for name in ("icons", "packaging", "pyworker", "requirements", "task"):
+        left_out = shutil.ignore_patterns("node_modules", "__pycache__")
+        shutil.copytree(ROOT / name, copy / name, ignore=left_out, copy_function=shutil.copyfile)
+    # What was downloaded is the same, by hash.
+    (copy / "packaging" / "node_modules").symlink_to(ROOT / "packaging" / "node_modules")
+    (copy / ".cache").symlink_to(ROOT / ".cache")
+    others = {v: p for v, p in interpreters().items() if v >= (3, 10)}
+    others.pop(sys.version_info[:2])
+    python = next(iter(others.values()), sys.executable)
+    argv = [str(python), "-B", str(copy / "packaging" / "build_vsix.py")]
+    environment = {"PATH": os.environ["PATH"], "TZ": "Pacific/Chatham", "LC_ALL": "C"}
+    subprocess.run(argv, cwd=tmp_path, env=environment, umask=0o077, check=True)
+    (again,) = (copy / "dist").iterdir()
     assert again.name == vsix.name
     assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(vsix.read_bytes()).digest()
 

@@ -8,12 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from startup import platform_facts
+from startup import not_packaged, platform_facts
 from task.interpreters import interpreters
 
 ROOT = Path(__file__).resolve().parents[2]
 ISOLATED = ("-I", "-S", "-B", "-X", "utf8")
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+# The worker's folder is run as the interpreter itself would run it, after a lie about the machine.
+APPEARANCE = """
+import collections, json, os, pathlib, runpy, sys, traceback
+Facts = collections.namedtuple("Facts", "machine")
+"""
+START = """
+sys.argv[:] = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 class Worker:
@@ -46,6 +57,11 @@ class Worker:
     def run(self, python: str | Path = sys.executable) -> subprocess.CompletedProcess[str]:
         """Start the worker as the shim does."""
         argv = [str(python), *ISOLATED, str(self.folder)]
+        return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+    def run_on(self, lie: str) -> subprocess.CompletedProcess[str]:
+        """Start the worker on this machine as the statements in *lie* make it appear."""
+        argv = [sys.executable, *ISOLATED, "-c", f"{APPEARANCE}{lie}{START}", str(self.folder)]
         return subprocess.run(argv, capture_output=True, text=True, check=False)
 
 
@@ -120,12 +136,94 @@ def test_a_platform_that_is_not_packaged_fails_the_step_with_one_sentence(worker
     done = worker.run()
     assert done.returncode == 87
     issue, complete = done.stdout.splitlines()
-    sentence = (
-        f"The agent's platform: expected one of here, got {'-'.join(platform_facts().values())}. "
-        "Nothing was built, pushed or signed; run the step on an agent of such a platform."
-    )
+    sentence = not_packaged(platform_facts(), [platform_facts() | {"machine": "vax"}])
     assert issue == f"##vso[task.logissue type=error;]{sentence}"
     assert complete == f"##vso[task.complete result=Failed;]{sentence}"
+
+
+# Each is this machine with one lie, told by the operating system to a worker that believes it.
+MACHINES = {
+    "musl: the name is not known": (
+        "def refuse(name): raise ValueError(name)\nos.confstr = refuse",
+        "linux-x86_64 with musl",
+    ),
+    "musl: the name has no value": ("os.confstr = lambda name: None", "linux-x86_64 with musl"),
+    "macOS on Intel": (
+        "sys.platform = 'darwin'\nos.uname = lambda: Facts('x86_64')",
+        "macos-x86_64",
+    ),
+    "Windows on ARM, and a Python for it": (
+        "sys.platform = 'win32'\nsys.version = '3.13.1 (main) [MSC v.1942 64 bit (ARM64)]'",
+        "win-arm64",
+    ),
+    "Linux on another machine": ("os.uname = lambda: Facts('riscv64')", "linux-riscv64 with glibc"),
+}
+
+
+@pytest.mark.parametrize(("lie", "described"), MACHINES.values(), ids=MACHINES)
+def test_every_platform_without_native_modules_is_told_which_have_some(
+    worker: Worker, lie: str, described: str
+) -> None:
+    vendor = worker.folder / "vendor"
+    vendor.mkdir()
+    shutil.copy(ROOT / "packaging" / "platforms.json", vendor)
+    worker.does("print('ran')")
+    done = worker.run_on(f"os.confstr = lambda name: 'glibc 2.36'\n{lie}")
+    assert (done.returncode, done.stderr) == (87, "")
+    issue, complete = done.stdout.splitlines()
+    _, _, sentence = complete.partition("]")
+    assert issue == f"##vso[task.logissue type=error;]{sentence}"
+    assert sentence == (
+        f"SignImage has no native modules for this agent: it is {described}, supported are "
+        "linux-x86_64 with glibc, linux-aarch64 with glibc, win-amd64 and macos-arm64. "
+        "Nothing was built, pushed or signed; run the step on an agent or in a container of such "
+        "a platform, or with a Python of such a platform (pythonPath)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("lie", "platform"),
+    [
+        ("os.uname = lambda: Facts('x86_64')", "linux-x86_64"),
+        ("os.uname = lambda: Facts('aarch64')", "linux-aarch64"),
+        ("sys.platform = 'darwin'\nos.uname = lambda: Facts('arm64')", "macos-arm64"),
+        ("sys.platform = 'win32'\nsys.version = '3.12.1 [MSC v.1937 64 bit (AMD64)]'", "win-amd64"),
+    ],
+)
+def test_every_packaged_platform_finds_its_own_native_modules(
+    worker: Worker, lie: str, platform: str
+) -> None:
+    """The modules are text here: a machine of the other kinds cannot be had, its name can."""
+    vendor = worker.vendor([HERE], platform_facts())
+    shutil.copy(ROOT / "packaging" / "platforms.json", vendor)
+    for name in json.loads((vendor / "platforms.json").read_text("utf-8"))["platforms"]:
+        native = vendor / "native" / name
+        native.mkdir(parents=True)
+        (native / "native_part.py").write_text(f"text = {name!r}\n")
+    worker.does(
+        "from cryptography.hazmat.bindings import native_part; print(native_part.text); return 0"
+    )
+    done = worker.run_on(f"os.confstr = lambda name: 'glibc 2.36'\n{lie}")
+    assert (done.returncode, done.stdout, done.stderr) == (87, f"{platform}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ("sys.maxsize = 2**31 - 1", "a 32-bit build"),
+        ("sys.abiflags = 't'", "a free-threaded build"),
+        ("sys.version = '3.14.0 free-threading build [MSC (AMD64)]'", "a free-threaded build"),
+        ("sys.implementation.name = 'pypy'", "not CPython but pypy"),
+    ],
+)
+def test_a_build_that_loads_no_native_modules_makes_way_for_the_next(
+    worker: Worker, lie: str, reason: str
+) -> None:
+    worker.vendor([HERE], platform_facts())
+    worker.does("print('ran')")
+    done = worker.run_on(lie)
+    assert (done.returncode, done.stderr) == (86, "")
+    assert done.stdout.endswith(f": {reason}\n")
 
 
 def test_every_older_python_found_is_turned_away_without_a_traceback(worker: Worker) -> None:

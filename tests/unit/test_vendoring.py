@@ -72,8 +72,31 @@ def test_a_wheel_that_reaches_outside_is_refused(member: str) -> None:
 
 
 def test_a_file_without_a_rule_stops_the_build() -> None:
+    """Also in a wheel of which only the compiled module is used: it might need that file."""
     with pytest.raises(VendoringError, match=r"no rule says what becomes of 'idna/table\.bin'"):
         place("idna/table.bin", "idna")
+    with pytest.raises(VendoringError, match=r"no rule says what becomes of 'libffi-8\.dll'"):
+        place("libffi-8.dll", "cffi")
+
+
+def test_the_places_of_the_files_of_a_wheel_are_remembered(tmp_path: Path) -> None:
+    found = wheel(
+        tmp_path / "cryptography.whl",
+        {
+            "cryptography/a.py": b"1\n",
+            "cryptography/a.pyi": b"",
+            "cryptography/hazmat/bindings/_rust.pyd": b"MZ",
+        },
+    )
+    assert unpack("cryptography", found, tmp_path / "vendor", "win-amd64") == (
+        "common/cryptography/a.py",
+        "native/win-amd64/_rust.pyd",
+    )
+    packed = (path for path in (tmp_path / "vendor").rglob("*") if path.is_file())
+    assert {path.relative_to(tmp_path / "vendor").as_posix() for path in packed} == {
+        "common/cryptography/a.py",
+        "native/win-amd64/_rust.pyd",
+    }
 
 
 def test_platforms_that_disagree_on_a_shared_file_stop_the_build(tmp_path: Path) -> None:
