@@ -25,7 +25,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from signimage.errors import FormatError, RemoteError, UnauthorizedError, UnavailableError
+from signimage.errors import (
+    STRANGER_HINT,
+    FormatError,
+    RemoteError,
+    UnauthorizedError,
+    UnavailableError,
+)
 from signimage.permissions import (
     BUSY_HINT,
     CLOCKS_HINT,
@@ -373,7 +379,9 @@ def _read_token(response: Response) -> tuple[str, float]:
     fields = document if isinstance(document, dict) else {}
     token = fields.get("token") or fields.get("access_token")
     if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise FormatError(f"token of {shown(response.url)}: expected a token, got none")
+        raise FormatError(
+            f"token of {shown(response.url)}: expected a token, got none", hint=STRANGER_HINT
+        )
     lifetime = fields.get("expires_in")
     if isinstance(lifetime, (int, float)) and lifetime > LIFETIME_MIN_S:
         return token, float(min(lifetime, LIFETIME_MAX_S))

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from signimage.errors import FormatError
+from signimage.errors import STRANGER_HINT, FormatError
 
 # Go verifies through float64, where larger integers lose digits.
 _MAX_INTEGER = 2**53
@@ -90,7 +90,10 @@ def parse(data: bytes, *, what: str, max_depth: int = MAX_DEPTH) -> Any:
     except FormatError as error:
         raise FormatError(f"{what}: {error}") from error
     except json.JSONDecodeError as error:
-        raise FormatError(f"{what}: expected JSON, got {_not_json(data, error)}") from error
+        hint = STRANGER_HINT if data.lstrip().startswith(b"<") else ""
+        raise FormatError(
+            f"{what}: expected JSON, got {_not_json(data, error)}", hint=hint
+        ) from error
     except UnicodeDecodeError as error:
         raise FormatError(
             f"{what}: expected UTF-8, got byte 0x{data[error.start]:02x} at {error.start}"

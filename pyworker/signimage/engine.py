@@ -376,6 +376,12 @@ def _read_id(id_file: Path) -> str:
 
 
 def _connect(address: EngineAddress) -> "APIClient":
+    if address.host.startswith("npipe:"):  # the SDK needs an extension of Windows' own for it
+        raise EngineError(
+            f"Docker engine cannot be reached at {readable(address.host)}: named pipes are not "
+            "supported",
+            hint="Have the engine listen on tcp://127.0.0.1:2375, too, and set DOCKER_HOST to it",
+        )
     if address.host.startswith("unix://"):  # the SDK would leave a socket open on failure
         with socket.socket(socket.AF_UNIX) as probe:
             probe.connect(address.host.removeprefix("unix://"))

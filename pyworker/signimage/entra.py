@@ -253,7 +253,10 @@ def _id_token(services: TokenServices, request: IdTokenRequest) -> str:
 
 # --- refusals --------------------------------------------------------------------------------
 
-_FEDERATED_HINT = "Add a federated credential with exactly {claims} to the application {client_id}"
+_FEDERATED_HINT = (
+    "Add a federated credential with exactly {claims} to the application {client_id}. Where the "
+    "log masks them, the service connection's page in the project settings shows them"
+)
 # By the number of Entra's code; "{…}" is filled in.
 _REMEDIES: Mapping[int, str] = {
     70021: _FEDERATED_HINT,

@@ -62,6 +62,13 @@ class BuildError(InputError):
     code = "SI103"
 
 
+# What to do about an answer that no server of the expected kind gives.
+STRANGER_HINT = (
+    "Something else may answer in that server's place: check its address, proxies, and networks "
+    "that want a sign-in"
+)
+
+
 class FormatError(SignImageError):
     """Bytes or text do not have the form that their kind requires."""
 

@@ -170,12 +170,14 @@ def _tags(
         if is_unexpanded_macro(item):
             raise InputError(f"tags: no variable is known to this step for {item}")
         name, _, digest = item.partition("@")
-        tag = _tag_of(name, repository)
-        if digest and command not in (Command.SIGN, Command.VERIFY):
+        is_known = command in (Command.SIGN, Command.VERIFY)  # and may be named in full
+        tag = _tag_of(name, repository) if is_known else name
+        if digest and not is_known:
             raise InputError(
                 f"tags: expected tags, got {item[:200]!r}",
                 hint="Only the commands sign and verify can say which digest a tag must have",
             )
+        check_tag(tag)
         tags[tag] = _digest(item, digest) if digest else tags.get(tag)
     if not tags:
         raise InputError("tags: expected at least one tag, got none")
@@ -188,7 +190,6 @@ def _tag_of(name: str, repository: Repository) -> str:
         if reference.repository != repository or not reference.tag:
             raise InputError(f"tags: expected tags of {repository}, got {name[:200]!r}")
         return reference.tag
-    check_tag(name)
     return name
 
 

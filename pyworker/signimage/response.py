@@ -17,7 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from signimage.errors import FormatError, NotFoundError, RemoteError, UnauthorizedError
+from signimage.errors import (
+    STRANGER_HINT,
+    FormatError,
+    NotFoundError,
+    RemoteError,
+    UnauthorizedError,
+)
 
 _QUOTED_MAX = 300  # characters of a server's own words in our messages
 _UNREADABLE = re.compile(r"[^\x20-\x7e\xa1-\u2027\u202a-\ud7ff\ue000-\U0010ffff]+")
@@ -75,7 +81,8 @@ class Response:
         except (ValueError, RecursionError) as error:
             raise FormatError(
                 f"{what} of {shown(self.url)}: expected JSON, got {len(self.body)} bytes of "
-                f"{readable(self.headers.get('Content-Type', 'no type'))}"
+                f"{readable(self.headers.get('Content-Type', 'no type'))}",
+                hint=STRANGER_HINT,
             ) from error
 
 
@@ -119,11 +126,14 @@ def refusal(response: Response, what: str) -> RemoteError:
     said = said_by_server(response)
     message = f"{what} {shown(response.url)} answered {response.status}"
     message += f": {said}" if said else ""
+    if response.status < http.client.MULTIPLE_CHOICES:  # success, and not the expected one
+        kind = response.headers.get("Content-Type", "").partition(";")[0]
+        message += f" with {readable(kind) or 'no type'}, which is no answer of such a server"
     if response.status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
         return UnauthorizedError(message)
     if response.status == http.client.NOT_FOUND:
-        return NotFoundError(message)
-    return RemoteError(message)
+        return NotFoundError(message, hint=STRANGER_HINT)
+    return RemoteError(message, hint=STRANGER_HINT)
 
 
 def said_by_server(response: Response) -> str:

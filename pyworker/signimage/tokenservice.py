@@ -25,11 +25,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 from signimage.errors import (
+    STRANGER_HINT,
     CertificateError,
     FormatError,
     NotFoundError,
     RemoteError,
-    TooLargeError,
     UnauthorizedError,
     UnavailableError,
     UnreachableError,
@@ -43,10 +43,6 @@ TRIES = 4
 PAUSE_S = 0.5  # before the second try, doubled for each further one
 BUSY = frozenset({429, 500, 502, 503, 504})
 LATER_HINT = "Run the job again later"
-STRANGER_HINT = (
-    "Something between this machine and that service answers in its place: check proxies, and "
-    "networks that want a sign-in"
-)
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _QUOTED_TOKEN = re.compile(r"eyJ[\w-]{8,}(?:\.[\w-]*)*")
@@ -122,10 +118,7 @@ class TokenServices:
         Raises:
             FormatError: The answer is no JSON, or has no token.
         """
-        try:
-            document = response.json(what)
-        except FormatError as error:
-            raise FormatError(str(error), hint=STRANGER_HINT) from error
+        document = response.json(what)
         token = document.get(name) if isinstance(document, dict) else None
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise FormatError(
@@ -136,19 +129,16 @@ class TokenServices:
         return token
 
     def _once(self, question: Question, left_s: float) -> Response:
-        try:
-            return self._transport.request(
-                question.method,
-                question.url,
-                what=question.what,
-                max_bytes=ANSWER_MAX,
-                headers=question.headers,
-                body=question.body,
-                deadline_s=max(0.1, round(left_s, 1)),
-                redirects=0,
-            )
-        except TooLargeError as error:
-            raise TooLargeError(str(error), hint=STRANGER_HINT) from error
+        return self._transport.request(
+            question.method,
+            question.url,
+            what=question.what,
+            max_bytes=ANSWER_MAX,
+            headers=question.headers,
+            body=question.body,
+            deadline_s=max(0.1, round(left_s, 1)),
+            redirects=0,
+        )
 
 
 def refused(response: Response, what: str, deed: str, *, said: str = "", hint: str) -> RemoteError:

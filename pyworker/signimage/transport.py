@@ -36,7 +36,7 @@ from signimage.connection import (
     TransportSettings,
     cut_after,
 )
-from signimage.errors import InputError, RemoteError, TooLargeError
+from signimage.errors import STRANGER_HINT, InputError, RemoteError, TooLargeError
 from signimage.faults import FOREIGN_ERRORS, is_slow_name, reason, too_late, unreachable
 from signimage.response import (
     Credentials,
@@ -158,7 +158,8 @@ class Transport:
                 if not leave_origin:
                     raise RemoteError(
                         f"{what} {origin(response.url)}: expected no redirect to another "
-                        f"server, got one to {origin(target)}"
+                        f"server, got one to {origin(target)}",
+                        hint=STRANGER_HINT,
                     )
                 call = call.without_credentials()
             response = self._authorized(call, target)
@@ -350,7 +351,8 @@ def _read(answer: urllib3.BaseHTTPResponse, call: _Call, url: str) -> bytes:
                 if not good:
                     return b""
                 raise TooLargeError(
-                    f"{call.what} {origin(url)}: expected at most {limit} bytes, got more"
+                    f"{call.what} {origin(url)}: expected at most {limit} bytes, got more",
+                    hint=STRANGER_HINT,
                 )
             chunks.append(chunk)
             if call.left_s() <= 0:

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from signimage.authorization import TokenAuthorizer, failure
 from signimage.errors import (
+    STRANGER_HINT,
     ConflictError,
     FormatError,
     InputError,
@@ -202,7 +203,8 @@ class TrustApi:
             visitor = self.authorizer or TokenAuthorizer(self.transport, None, "")
             return visitor.denial(response, f"{_WHAT} {self.url}", permission, self.gun)
         error = failure(response, _WHAT)
-        error.hint = error.hint or "Check that this is the address of a trust server (Notary v1)"
+        if error.hint == STRANGER_HINT:
+            error.hint = "Check that this is the address of a trust server (Notary v1)"
         return error
 
     @property

@@ -74,6 +74,7 @@ _OWN_COMMANDS = {
     "task.complete",
     "task.setsecret",
     "task.debug",
+    "task.uploadsummary",
     *(
         f"task.setvariable {name}"
         for name in ("digest", "imageReferences", "signers", "signedTags", "RESOURCE_URIS")

@@ -255,7 +255,7 @@ _INPUTS = {
     "tag variable": ({"tags": "$(noSuchThing)"}, r"\$\(noSuchThing\).*no variable"),
     "repository": ({"repository": "Team/äpp"}, r"repository 'team/äpp' is not a legal name"),
     "repository variable": ({"repository": "$(noName)"}, r"repository.* \$\(noName\).*no variable"),
-    "command": ({"command": "login"}, r"command: expected buildAndPush, got 'login'"),
+    "command": ({"command": "login"}, r"command: expected one of .*, got 'login'"),
     "dockerfile": ({"Dockerfile": "no/Dockerfile"}, r"Dockerfile not found: .*/no/Dockerfile\. "),
     "context": ({"buildContext": "nowhere"}, r"build context not found: .*/nowhere\. "),
 }

@@ -92,7 +92,10 @@ def _check_tidy(
     assert leaks(secrets, "\n".join(result.spoken).encode()) == set()
     assert leaks(secrets, "\n".join(result.log).encode()) == set()
     assert (result.leftovers, result.changed_task_files, result.orphans) == ((), (), ())
-    assert list(job.agent.temp.iterdir()) == []
+    # Of the step's own making, only the page that the agent is about to send is left.
+    assert [path.name for path in everything_below(job.agent.temp) if path.is_file()] == [
+        name for _, name in result.attachments
+    ]
     # HOME and the sources are below the agent's folder.
     assert leaks_in_files(secrets, everything_below(job.agent.folder, home)) == set()
     assert _grep(secrets, shared_temp()) == ""

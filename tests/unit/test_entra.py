@@ -139,7 +139,8 @@ def test_missing_federation_is_answered_with_what_to_configure(code: int) -> Non
         f"connection (it answered 401: AADSTS{code}: No matching federated identity record found "
         "for presented assertion subject 'x'). Add a federated credential with exactly issuer "
         "https://issuer/v2.0, subject sc://org/p/c, audience api://AzureADTokenExchange to the "
-        f"application {CLIENT}."
+        f"application {CLIENT}. Where the log masks them, the service connection's page in the "
+        "project settings shows them."
     )
 
 
