@@ -77,6 +77,8 @@ def stage(folder: Path, cache: Path) -> None:
     copy(ROOT / "vss-extension.json", folder / "vss-extension.json")
     copy(ROOT / "overview.md", folder / "overview.md")
     copy(ROOT / "icons" / "extension.png", folder / "icons" / "extension.png")
+    for picture in (ROOT / "images").glob("*.png"):
+        copy(picture, folder / "images" / picture.name)
     copy(ROOT / "LICENSE", folder / "LICENSE.txt")
     copy(ROOT / "LICENSE", task / "LICENSE.txt")
     copy(ROOT / "task.json", task / "task.json")

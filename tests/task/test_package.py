@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from task.interpreters import interpreters
 from task.packaged import ROOT, build_vsix, unpack
 
 SIZE_LIMIT = 25 * 1024 * 1024  # bytes; the strictest server that is still in use
+OVERVIEW = (ROOT / "overview.md").read_text("utf-8")
 
 # Runs the package's own way to its libraries, then lets the compiled modules work.
 SIGN = """
@@ -61,6 +63,7 @@ def test_the_top_of_the_package_is_what_the_marketplace_expects(names: list[str]
         "extension.vsomanifest",
         "icons/extension.png",
         "overview.md",
+        *(f"images/{name}" for name in re.findall(r"\(images/(\S+)\)", OVERVIEW)),
     }
 
 
@@ -174,7 +177,7 @@ def test_building_elsewhere_gives_the_same_bytes(vsix: Path, tmp_path: Path) -> 
     copy = tmp_path / "another place ü"
     for name in ("LICENSE", "overview.md", "task.json", "vss-extension.json"):
         packaging.copy(ROOT / name, copy / name)
-    for name in ("icons", "packaging", "pyworker", "requirements", "task"):
+    for name in ("icons", "images", "packaging", "pyworker", "requirements", "task"):
         left_out = shutil.ignore_patterns("node_modules", "__pycache__")
         shutil.copytree(ROOT / name, copy / name, ignore=left_out, copy_function=shutil.copyfile)
     # What was downloaded is the same, by hash.
@@ -205,7 +208,7 @@ def test_the_package_is_small_enough_for_every_server(vsix: Path) -> None:
 def test_a_task_json_that_the_packer_only_warns_of_stops_the_build(tmp_path: Path) -> None:
     """Good files and one lie: the name of the task has a blank."""
     staged = tmp_path / "stage"
-    for name in ("vss-extension.json", "overview.md", "icons/extension.png"):
+    for name in ("vss-extension.json", "overview.md", "icons/extension.png", "images/step-log.png"):
         packaging.copy(ROOT / name, staged / name)
     packaging.copy(ROOT / "overview.md", staged / "LICENSE.txt")
     packaging.copy(ROOT / "icons/task.png", staged / "SignImage" / "icon.png")

@@ -3,12 +3,11 @@
 The rules:
 
 1. Whatever can be named in two places is compared in both directions where both are complete.
-2. The project's files are those that `.gitignore` does not leave out.
-3. YAML is read as far as examples need it: a task, and the names of its inputs.
+2. What a page is, and what is YAML in it: `documentation`. That the steps of the examples do their
+   work is tested where there is something to do it on, in `tests/task/test_examples.py`.
 """
 
 import ast
-import fnmatch
 import json
 import re
 from collections.abc import Iterator
@@ -18,8 +17,18 @@ import pytest
 
 import signimage
 from signimage import cli, errors
+from unit.documentation import (
+    PAGES,
+    ROOT,
+    TEXTS,
+    Example,
+    PipelineStep,
+    examples,
+    name_of,
+    project_files,
+    text_of,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "pyworker" / "signimage"
 TASK = json.loads((ROOT / "task.json").read_text("utf-8"))
 
@@ -28,33 +37,6 @@ _OWN = f"|{re.escape(str(ROOT))}" if len(ROOT.parts) > 2 else ""
 _OF_ONE_MACHINE = re.compile(rf"(?<![\w.-])(?:/home/\w+|/Users/\w+{_OWN})(?![\w.-])")
 # Written in pieces, so that this file itself stays clean.
 _REGISTRIES = ("pypi" + ".org", "python" + "hosted.org", "npmjs" + ".org", "--index" + "-url")
-
-
-def project_files() -> Iterator[Path]:
-    """Yield every file of the project itself, not what was installed or built beside it."""
-    lines = (ROOT / ".gitignore").read_text("utf-8").splitlines()
-    left_out = [line.rstrip("/") for line in lines if line and not line.startswith("#")]
-    folders = [ROOT]
-    for folder in folders:  # grows while it is walked
-        for path in sorted(folder.iterdir()):
-            if path.name == ".git" or any(fnmatch.fnmatch(path.name, name) for name in left_out):
-                continue
-            if path.is_dir():
-                folders.append(path)
-            else:
-                yield path
-
-
-PAGES = [path for path in project_files() if path.suffix == ".md"]
-TEXTS = {path: path.read_text("utf-8") for path in PAGES}
-
-
-def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
-def text_of(name: str) -> str:
-    return TEXTS[ROOT / name]
 
 
 def headings(text: str, level: int) -> list[str]:
@@ -287,78 +269,93 @@ def test_every_option_that_is_named_exists(capsys: pytest.CaptureFixture[str]) -
 # --- The step --------------------------------------------------------------------------------
 
 
-def yaml_texts() -> Iterator[tuple[str, str]]:
-    """Yield every YAML text of the documentation, with where it stands."""
-    for path in sorted((ROOT / "docs" / "examples").iterdir()):
-        yield name_of(path), path.read_text("utf-8")
-    for page, text in TEXTS.items():
-        for block in re.findall(r"(?ms)^```yaml\n(.*?)^```$", text):
-            yield name_of(page), block
+EXAMPLES = examples()
+NAMED_TASK = f"{TASK['name']}@{TASK['version']['Major']}"
+INPUTS = {each["name"]: each for each in TASK["inputs"]}
+# Other steps may stand in examples, too: those of tasks that everybody has.
+OTHER_TASKS = {"", "Docker@2", "DownloadSecureFile@1"}
+# What Docker@2 takes, as its own task.json has it.
+DOCKER2_INPUTS = {
+    "containerRegistry",
+    "repository",
+    "command",
+    "Dockerfile",
+    "buildContext",
+    "tags",
+    "arguments",
+    "addPipelineData",
+    "addBaseImageData",
+    "container",
+}
 
 
-def steps(text: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
-    """Yield each task of a YAML text with the names that stand below each of its keys."""
-    lines = [line for line in text.splitlines() if line.strip() and line.strip()[0] != "#"]
-    for number, line in enumerate(lines):
-        start = re.match(r"( *)- task: (\S+)$", line)
-        if start is None:
-            continue
-        indent = len(start[1]) + 2
-        members: dict[str, list[str]] = {}
-        for below in lines[number + 1 :]:
-            depth = len(below) - len(below.lstrip())
-            if depth < indent:
-                break
-            key = re.match(r" *([A-Za-z_]+):( |$)", below)
-            if depth == indent and key:
-                members[key[1]] = []
-            elif depth == indent + 2 and key:
-                members[list(members)[-1]].append(key[1])
-        yield start[2], members
-
-
-def our_steps() -> list[tuple[str, dict[str, list[str]]]]:
+def our_steps() -> list[tuple[str, PipelineStep]]:
     return [
-        (where, members)
-        for where, text in yaml_texts()
-        for task, members in steps(text)
-        if task == f"{TASK['name']}@{TASK['version']['Major']}"
+        (example.where, step)
+        for example in EXAMPLES
+        for step in example.steps()
+        if step.task == NAMED_TASK
     ]
+
+
+def command_of(step: PipelineStep) -> str:
+    return step.inputs.get("command", INPUTS["command"]["defaultValue"])
+
+
+def is_visible(name: str, command: str) -> bool:
+    """Whether the editor would show an input, for which a rule may ask about the command."""
+    terms = [
+        (operator == "=") == (value == command)
+        for operator, value in re.findall(
+            r"command (=|!=) (\w+)", INPUTS[name].get("visibleRule", "")
+        )
+    ]
+    return all(terms) if "&&" in INPUTS[name].get("visibleRule", "") else any(terms or [True])
 
 
 def test_examples_were_found() -> None:
     places = {where for where, _ in our_steps()}
-    examples = {name_of(path) for path in (ROOT / "docs" / "examples").iterdir()}
-    assert places >= {"README.md", "overview.md"} | examples
+    assert {place.partition(",")[0] for place in places} >= {"README.md", "overview.md"}
+    for path in (ROOT / "docs" / "examples").iterdir():
+        assert (name_of(path) in places) != path.stem.endswith("-before"), name_of(path)
+    assert {command_of(step) for _, step in our_steps()} == set(INPUTS["command"]["options"])
 
 
-def test_examples_are_indented_by_two_without_tabs() -> None:
-    for where, text in yaml_texts():
-        for line in text.splitlines():
-            assert "\t" not in line, where
-            assert (len(line) - len(line.lstrip())) % 2 == 0, f"{where}: {line}"
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.where)
+def test_an_example_is_yaml_indented_by_two_without_tabs(example: Example) -> None:
+    for line in example.text.splitlines():
+        assert "\t" not in line
+        assert (len(line) - len(line.lstrip())) % 2 == 0, line
+    assert {step.task for step in example.steps()} <= OTHER_TASKS | {NAMED_TASK}
 
 
-@pytest.mark.parametrize(("where", "members"), our_steps())
-def test_every_example_uses_inputs_that_exist_and_all_that_are_needed(
-    where: str, members: dict[str, list[str]]
+@pytest.mark.parametrize(("where", "step"), our_steps())
+def test_an_example_uses_inputs_that_exist_and_all_that_are_needed(
+    where: str, step: PipelineStep
 ) -> None:
-    known = {each["name"]: each for each in TASK["inputs"]}
+    command = command_of(step)
+    visible = {name for name in INPUTS if is_visible(name, command)}
     needed = {
         name
-        for name, each in known.items()
-        if each.get("required") and not each.get("defaultValue")
+        for name in visible
+        if INPUTS[name].get("required") and not INPUTS[name].get("defaultValue")
     }
-    given = set(members["inputs"])
-    assert given <= set(known), where
-    assert needed <= given, where
-    assert members["env"] == ["DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE"], where
+    assert set(step.inputs) <= visible, where
+    assert needed <= set(step.inputs), where
+    passphrase = ["DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE"]
+    assert list(step.env) == (passphrase if "signingKey" in needed else []), where
+
+
+def test_the_readme_has_every_command() -> None:
+    rows = re.findall(r"(?m)^\| `(\w+)` \|", text_of("README.md").partition("## The step")[2])
+    assert rows[: len(INPUTS["command"]["options"])] == list(INPUTS["command"]["options"])
 
 
 def test_every_input_stands_in_the_readme() -> None:
     rows = re.findall(r"(?m)^\| `(\w+)` \|", text_of("README.md"))
     assert rows.count("command") == 1
-    assert sorted(rows) == sorted(each["name"] for each in TASK["inputs"])
+    named = [name for name in rows if name not in INPUTS["command"]["options"]]
+    assert sorted(named) == sorted(INPUTS)
 
 
 def test_every_output_stands_in_the_readme() -> None:
@@ -368,5 +365,31 @@ def test_every_output_stands_in_the_readme() -> None:
 
 def test_outputs_of_a_named_step_are_those_of_the_task() -> None:
     known = {output["name"] for output in TASK["outputVariables"]}
-    for where, text in yaml_texts():
-        assert set(re.findall(r"\$\(image\.(\w+)\)", text)) <= known, where
+    for example in EXAMPLES:
+        ours = {step.name for step in example.steps() if step.task == NAMED_TASK and step.name}
+        read = re.findall(r"(?:\$\(|outputs\[')(\w+)\.(\w+)", example.text)
+        assert {output for name, output in read if name in ours} <= known, example.where
+
+
+def test_the_walk_through_names_what_the_classic_editor_shows() -> None:
+    """Every bold cell at the beginning of a row is a label of the task, and all labels are there.
+
+    What is shown is a matter of groups and rules of visibility, which `test_task_json` checks.
+    """
+    rows = re.findall(r"(?m)^\| \*\*(.+?)\*\* \|", text_of("docs/classic-editor.md"))
+    assert rows == [each["label"] for each in TASK["inputs"]]
+
+
+def test_moving_from_docker2_leads_to_inputs_that_exist() -> None:
+    table = text_of("docs/moving-from-docker2.md").partition("## Inputs")[2].partition("\n## ")[0]
+    rows = re.findall(r"(?m)^\| `(\w+)` \| ([^|]+) \|", table)
+    assert {old for old, _ in rows} == DOCKER2_INPUTS
+    named = {name for _, new in rows for name in re.findall(r"`(\w+)`", new)}
+    assert named <= set(INPUTS) | set(INPUTS["command"]["options"])
+
+
+def test_troubleshooting_links_every_code_that_a_step_can_end_with() -> None:
+    """The base class of all errors is never raised; all others have a row somewhere."""
+    page = text_of("docs/troubleshooting.md")
+    codes = {each.code for each in all_errors(errors.SignImageError)} - {"SI000"}
+    assert set(re.findall(r"\[(SI\d{3})\]\(errors\.md#si\d{3}-\w+\)", page)) == codes

@@ -147,7 +147,9 @@ def test_registry_that_cannot_now_is_told_from_one_that_refuses(
 
 def test_server_that_is_no_registry_is_refused(transport: Transport, bearer: SmallRegistry) -> None:
     bearer.lie = to("/uploads/", lambda _: Reply(200, b"<html>"))
-    with pytest.raises(RemoteError, match=r"^registry http://.*/blobs/uploads/ answered 200 with no type, which is"):
+    with pytest.raises(
+        RemoteError, match=r"^registry http://.*/blobs/uploads/ answered 200 with no type, which is"
+    ):
         client(transport, bearer).check_push()
 
 

@@ -265,7 +265,9 @@ def test_the_extension_contributes_the_task_under_its_fixed_name() -> None:
     assert contribution["type"] == "ms.vss-distributed-task.task"
     assert contribution["targets"] == ["ms.vss-distributed-task.tasks"]
     assert contribution["properties"]["name"] == TASK["name"]
-    assert EXTENSION["files"] == [{"path": TASK["name"]}]
+    task, pictures = EXTENSION["files"]
+    assert task == {"path": TASK["name"]}
+    assert pictures == {"path": "images", "addressable": True}
 
 
 def test_icons_have_the_sizes_that_are_asked_for() -> None:
