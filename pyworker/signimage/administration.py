@@ -92,7 +92,7 @@ def initialise_repository(
     try:
         return Initialisation(server.refresh(), existed=True)
     except NotInitializedError:
-        pass
+        server.check_never_seen()  # before there are keys for it
     root_key = _root_key(store, passphrases)
     targets_key = PrivateKey.generate_ecdsa()
     file = store.add(targets_key, TARGETS, server.gun, passphrases.choose(TARGETS))

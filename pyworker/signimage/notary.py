@@ -227,6 +227,19 @@ class TrustServer:
         """
         self.api.key(TIMESTAMP)
 
+    def check_never_seen(self) -> None:
+        """Refuse to create trust data anew where some was believed before.
+
+        Raises:
+            RootPinError: Some was, and nobody has forgotten it.
+        """
+        if self._root or self._floors:  # the floors outlive a deleted cache
+            raise RootPinError(
+                f"{self.gun} had trust data when we looked last, and {self.api.url} has none now",
+                hint="If it was deleted on purpose, forget it first: "
+                f"signimage repo forget {self.gun}",
+            )
+
     def initialise(
         self, root_key: PublicKey, targets_key: PublicKey, signers: Mapping[str, Signer]
     ) -> TrustedRepository:
@@ -241,12 +254,7 @@ class TrustServer:
             ConflictError: Somebody initialised the repository at the same moment.
             RootPinError: The repository had trust data before, which would contradict the new.
         """
-        if self._root:
-            raise RootPinError(
-                f"{self.gun} had trust data when we looked last, and {self.api.url} has none now",
-                hint="If it was deleted on purpose, forget it first: "
-                f"signimage repo forget {self.gun}",
-            )
+        self.check_never_seen()
         server_keys = {role: self.api.key(role) for role in (SNAPSHOT, TIMESTAMP)}
         keys = {ROOT: root_key, TARGETS: targets_key, **server_keys}
         files = first_files(keys, signers, self.clock())

@@ -3,6 +3,7 @@
 The real server's part in them is tested in `tests/peers`.
 """
 
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,6 +61,19 @@ def test_who_initialises_what_was_there_before_is_stopped_before_sending(
     with peer.untouched(cache), pytest.raises(RootPinError, match=f"{GUN} had trust data when we"):
         _initialise(peer.client(cache), "root")
     assert peer.model.posts == 0
+
+
+def test_a_cache_that_was_deleted_does_not_make_a_repository_new(
+    peer: Peer, tmp_path: Path
+) -> None:
+    """Case 47: `notary delete` takes the cache along, and our floors would contradict the new."""
+    cache = tmp_path / "trust"
+    peer.client(cache).refresh()
+    shutil.rmtree(cache / "tuf")
+    peer.model.versions.clear()
+    peer.model.current.clear()
+    with peer.untouched(cache), pytest.raises(RootPinError, match=f"{GUN} had trust data when we"):
+        _initialise(peer.client(cache), "root")
 
 
 def test_readers_and_writers_of_one_cache_see_whole_files(peer: Peer, tmp_path: Path) -> None:
