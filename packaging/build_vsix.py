@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
+import localisation
 from sbom import EMBEDDED, bill_of_materials
 from vendoring import UsedWheel, VendoringError, vendor_libraries
 
@@ -50,6 +51,7 @@ MEDIA_TYPES = {
     "pem": "text/plain",
     "png": "image/png",
     "py": "text/x-python",
+    "resjson": "application/json",
     "txt": "text/plain",
     "vsixmanifest": "text/xml",
     "vsomanifest": "application/json",
@@ -82,6 +84,7 @@ def stage(folder: Path, cache: Path) -> None:
     copy(ROOT / "LICENSE", folder / "LICENSE.txt")
     copy(ROOT / "LICENSE", task / "LICENSE.txt")
     copy(ROOT / "task.json", task / "task.json")
+    localisation.write(task)
     copy(ROOT / "icons" / "task.png", task / "icon.png")
     for source in (*(ROOT / "task").glob("*.js"), ROOT / "task" / "package.json"):
         copy(source, task / "task" / source.name)
@@ -227,6 +230,7 @@ def build(output: Path, work: Path = BUILD, cache: Path = CACHE) -> Path:
     Raises:
         PackagingError: tfx is missing or dissatisfied.
         VendoringError: The pinned libraries are not to be had.
+        LocalisationError: A translation does not fit the task.
     """
     target = output / f"signimage-{version()}.vsix"
     install_tfx()
@@ -247,7 +251,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         print(os.path.relpath(build(options.output.resolve())))
-    except (PackagingError, VendoringError) as error:
+    except (PackagingError, VendoringError, localisation.LocalisationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import localisation
 from build_vsix import ROOT, VENDOR, PackagingError, build
 from sbom import licence_listing
 from vendoring import VendoringError
@@ -153,7 +154,7 @@ def main() -> int:
     try:
         for file in release(options.output.resolve()):
             print(os.path.relpath(file))
-    except (PackagingError, VendoringError) as error:
+    except (PackagingError, VendoringError, localisation.LocalisationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
