@@ -16,14 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import quote, urljoin, urlsplit
 
-from signimage.authorization import (
-    Challenge,
-    Login,
-    TokenAuthorizer,
-    failure,
-    parse_challenges,
-    shown_realm,
-)
+from signimage.authorization import Login, TokenAuthorizer, failure
 from signimage.errors import (
     CertificateError,
     FormatError,
@@ -36,18 +29,6 @@ from signimage.errors import (
 from signimage.oci import DOCKER_HUB, Descriptor, Digest, Repository
 from signimage.permissions import PIPELINE, LoginAdvice, Permission
 from signimage.transport import Response, Transport, is_loopback, origin, readable
-
-__all__ = [
-    "MANIFEST_MAX",
-    "MANIFEST_TYPES",
-    "Challenge",
-    "Manifest",
-    "Registry",
-    "TokenAuthorizer",
-    "base_url",
-    "parse_challenges",
-    "shown_realm",
-]
 
 MANIFEST_MAX = 4 * 1024 * 1024  # bytes; the least a registry must take (OCI 1.1), and usual
 ANSWER_MAX = 64 * 1024  # bytes, of anything but a manifest

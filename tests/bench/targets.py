@@ -23,7 +23,17 @@ from urllib.parse import urlsplit
 from azure_pipelines_task_lib import environment, text
 from azure_pipelines_task_lib.errors import ConnectionDataError, EnvironmentFormatError, TaskError
 from bench import seeds
-from signimage import azure, canonical, certificates, der, dockerconfig, oci, pem, registry
+from signimage import (
+    authorization,
+    azure,
+    canonical,
+    certificates,
+    der,
+    dockerconfig,
+    oci,
+    pem,
+    registry,
+)
 from signimage.dockerfile import base_image
 from signimage.errors import (
     FormatError,
@@ -290,7 +300,7 @@ def _answer(data: bytes) -> None:
     trust = TrustApi(transport, "https://reg.example", "reg/app")
     file_id = "11223344-0000-4000-8000-00000000000a"
     file = SecureFile("https://dev.example/x/", "p", file_id, "a.key", _SECRET, _SECRET)
-    authorizer = registry.TokenAuthorizer(transport, login, "repository:team/app:pull")
+    authorizer = authorization.TokenAuthorizer(transport, login, "repository:team/app:pull")
     conversations: tuple[Callable[[], object], ...] = (
         lambda: images.resolve("1.0").check_image("sha256:" + "0" * 64),
         lambda: images.resolve(oci.Digest.of(b"")),
@@ -313,14 +323,14 @@ def _answer(data: bytes) -> None:
 
 def _challenges(data: bytes) -> None:
     header = data.decode("latin-1")
-    for challenge in registry.parse_challenges(header):
+    for challenge in authorization.parse_challenges(header):
         _law(challenge.scheme == challenge.scheme.lower() != "", "schemes are in lower case")
         _law(all(name == name.lower() for name in challenge.parameters), "and so are names")
-        registry.shown_realm(challenge.parameters.get("realm", "")).encode()
+        authorization.shown_realm(challenge.parameters.get("realm", "")).encode()
     token = b'{"token": "x"}'
     transport = Answers(Response(200, {}, token, "https://auth.example/"))
     login = Credentials("me", _SECRET)
-    authorizer = registry.TokenAuthorizer(cast("Transport", transport), login, "scope")
+    authorizer = authorization.TokenAuthorizer(cast("Transport", transport), login, "scope")
     asked = Response(401, {"WWW-Authenticate": header}, b"", "https://reg.example/v2/")
     try:
         authorizer.answer(asked)
