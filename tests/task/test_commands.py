@@ -123,6 +123,22 @@ def test_push_signs_the_image_of_an_archive(signable: Job, owner: Owner, key: Si
     assert owner.inspected(signable.gun) == dict.fromkeys(("1.0", "latest"), (digest, [SIGNER]))
 
 
+def test_a_classic_release_signs_what_a_build_left(
+    signable: Job, owner: Owner, key: SigningKey
+) -> None:
+    """It has artifacts in the place of sources, and no variable of a build."""
+    built(signable, owner, "build-7")
+    signable.agent.host_type = "release"
+    archive = signable.agent.sources / "_team app" / "drop" / "image.tar"
+    archive.parent.mkdir(parents=True)
+    owner.docker("save", "--output", str(archive), f"{signable.gun}:build-7")
+    result = signs(signable, key, imageArchive="_team app/drop/image.tar")
+    assert signable.pushed() == {"1.0": succeeded(signable, result)["digest"]}
+    (details,) = signable.devops.image_details
+    assert (details["runId"], details["pipelineVersion"]) == (42, "Release-42")
+    assert "_releaseProgress?releaseId=42" in details["logsUri"]
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
