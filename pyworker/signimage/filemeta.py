@@ -22,10 +22,11 @@ _USUAL = frozenset({"hashes", "length"})
 # A target as Docker describes it, and its name; the last of 43 characters that spell 32 bytes
 # has two bits to spare, which are zero in the one spelling that Go would write again.
 _MEMBER = re.compile(
-    r'"([^"\\\x00-\x1f]*)":'
+    r'(?:\A|,)"([^"\\\x00-\x1f]*)":'
     r'(\{"hashes":\{"sha256":"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="\},'
     r'"length":(?:0|[1-9][0-9]{0,14})\})'
 )
+_MEMBER_MARKS = len(',"":')  # around name and description
 
 # Fractions beyond Python's microseconds and any numeric offset occur: Go writes RFC 3339 "Nano".
 _RFC3339 = re.compile(
@@ -126,10 +127,12 @@ class FileMetas(Mapping[str, FileMeta]):
 
     __slots__ = ("_texts", "text")
 
-    def __init__(self, texts: Mapping[str, str]) -> None:
+    def __init__(self, texts: Mapping[str, str], text: str = "") -> None:
         self._texts = texts
         # What stands between the braces in canonical JSON.
-        self.text = ",".join([f"{canonical.quoted(name)}:{texts[name]}" for name in sorted(texts)])
+        self.text = text or ",".join(
+            [f"{canonical.quoted(name)}:{texts[name]}" for name in sorted(texts)]
+        )
 
     @classmethod
     def spelt(cls, text: str) -> "FileMetas | None":
@@ -138,10 +141,15 @@ class FileMetas(Mapping[str, FileMeta]):
         None where it is not canonical, or where an entry is more than a length and a SHA-256
         hash: those are for `file_metas`.
         """
-        texts = dict(_MEMBER.findall(text))
-        read = cls(texts)
-        # What the pattern passed over, twice-given names and another order all show here.
-        return read if read.text == text else None
+        found = _MEMBER.findall(text)
+        texts = dict(found)
+        names = list(texts)
+        # Matches do not overlap and each but the first begins with its comma, so that they are
+        # all of the text if they are as long; names given twice make fewer entries.
+        length = sum(map(len, names)) + sum(map(len, texts.values())) + _MEMBER_MARKS * len(names)
+        if length - 1 != len(text) or len(found) != len(names) or names != sorted(names):
+            return None
+        return cls(texts, text)
 
     def __getitem__(self, name: str) -> FileMeta:
         return _usual(json.loads(self._texts[name]), name[:130])
