@@ -219,12 +219,14 @@ def signer_removal_plan(name: str, key_ids: Collection[str]) -> Plan:
         wanted = wanted.without_keys(RELEASES, set(entry.role.keyids) - shared)
         changes: dict[str, Root | Targets] = {TARGETS: wanted}
         left = next((each for each in wanted.delegations if each.name == RELEASES), None)
-        if left is None or repository.rejection(RELEASES) is not None:
+        rejection = repository.rejection(RELEASES)
+        if left is None or (rejection is not None and rejection.expired is None):
             return changes
         able = set(key_ids).intersection(canonical_ids(left.role, wanted.delegation_keys))
         if len(able) >= left.role.threshold:
-            changes[RELEASES] = repository.targets(RELEASES)
-        elif not _stays_signed(repository, left, wanted):
+            # What has only expired could not be signed again once its signer is gone.
+            changes[RELEASES] = continued(repository, RELEASES, Recovery.RESIGN)
+        elif rejection is None and not _stays_signed(repository, left, wanted):
             raise NotASignerError(
                 f"signer {name} signed {RELEASES} of {repository.gun} last, and no key of "
                 "another signer is at hand to sign it again",

@@ -227,13 +227,14 @@ class Ledger:
     def _at_stake(
         self, left: Mapping[str, Collection[str]], keys: Collection[str], name: str, moment: Moment
     ) -> dict[str, Mapping[str, str]]:
-        """The releases: where they count, one of those who are *left* signs them again."""
-        if RELEASES not in left or self.fault(RELEASES, moment):
+        """The releases: where they count or did, one of those who are *left* signs them again."""
+        fault = self.fault(RELEASES, moment)
+        if RELEASES not in left or fault not in (None, ExpiredError):
             return {}
         page = self.pages.get(RELEASES)
         if set(left[RELEASES]) & set(keys):
             return {RELEASES: page.tags if page else {}}
-        if page and page.signed.isdisjoint(left[RELEASES]):
+        if fault is None and page and page.signed.isdisjoint(left[RELEASES]):
             raise Refused(NotASignerError, f"signer {name} signed {RELEASES} of")
         return {}
 

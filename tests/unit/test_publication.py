@@ -195,6 +195,13 @@ class TestSigners:
         del never.delegated[RELEASES]
         assert set(signer_removal_plan("qa", [CI])(believe(never.files()))) == {TARGETS, RELEASES}
 
+    def test_releases_that_have_only_expired_are_saved_from_their_signers_removal(self) -> None:
+        """Nobody could sign that content again afterwards: its signatures would count no more."""
+        good = two_signers("qa")
+        good.delegated[RELEASES] = replace(good.delegated[RELEASES], expires=PAST)
+        seen = carried_out(good, signer_removal_plan("qa", [CI]), key("targets"), key("ci"))
+        assert released(seen, "1.0") == IMAGE
+
     def test_too_few_keys_at_hand_leave_valid_releases_as_they_are(self) -> None:
         good = two_signers("ci")
         third = good.targets.with_delegation(RELEASES, [key("dev").public_key])
