@@ -30,9 +30,21 @@ from signimage.tokenservice import Question, TokenServices, lifetime_s, refused
 # By the end of a registry's name. Who is not on this list gets no token.
 CLOUDS = {
     ".azurecr.io": Cloud("login.microsoftonline.com", "https://management.core.windows.net/"),
-    ".azurecr.us": Cloud("login.microsoftonline.us", "https://management.core.usgovcloudapi.net/"),
-    ".azurecr.cn": Cloud("login.chinacloudapi.cn", "https://management.core.chinacloudapi.cn/"),
-    ".azurecr.de": Cloud("login.microsoftonline.de", "https://management.core.cloudapi.de/"),
+    ".azurecr.us": Cloud(
+        "login.microsoftonline.us",
+        "https://management.core.usgovcloudapi.net/",
+        "https://containerregistry.azure.us",
+    ),
+    ".azurecr.cn": Cloud(
+        "login.chinacloudapi.cn",
+        "https://management.core.chinacloudapi.cn/",
+        "https://containerregistry.azure.cn",
+    ),
+    ".azurecr.de": Cloud(
+        "login.microsoftonline.de",
+        "https://management.core.cloudapi.de/",
+        "https://containerregistry.azure.de",
+    ),
     ".azurecr.eaglex.ic.gov": Cloud(
         "login.microsoftonline.eaglex.ic.gov", "https://management.core.eaglex.ic.gov/"
     ),
@@ -40,7 +52,6 @@ CLOUDS = {
         "login.microsoftonline.microsoft.scloud", "https://management.core.microsoft.scloud/"
     ),
 }
-ACR_AUDIENCE = "https://containerregistry.azure.net"  # in every cloud
 TOKEN_USER = "00000000-0000-0000-0000-000000000000"  # noqa: S105 -- the name that means: a token
 REFRESH_TOKEN_S = 3 * 3600.0  # as documented
 EARLY_S = 300.0  # longer than any one request to a registry
@@ -140,7 +151,7 @@ class RegistryTokens:
         if response.status in _OTHER_AUDIENCE:
             refusal = self._refusal(response)
             try:
-                response = self._exchange(ACR_AUDIENCE)
+                response = self._exchange(cloud_of(self._host).registry_audience)
             except (RemoteError, FormatError) as error:
                 # Not every tenant knows the other audience; the registry's own no says more.
                 raise refusal from error

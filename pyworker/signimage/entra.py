@@ -71,6 +71,8 @@ class Cloud:
 
     authority: str  # a host of AUTHORITIES
     audience: str  # of Azure Resource Manager
+    # Of Azure Container Registry, for registries that take no tokens for the other.
+    registry_audience: str = "https://containerregistry.azure.net"
 
 
 class Identity(Protocol):

@@ -422,3 +422,17 @@ def test_registry_with_another_certificate_gets_no_token(
             login.source.current()
     assert cloud.hops() == [Hop.DEVOPS]
     assert federated.source.current().username == TOKEN_USER
+
+
+@pytest.mark.parametrize(
+    ("host", "end"),
+    [
+        ("r.azurecr.io", "net"),
+        ("r.azurecr.us", "us"),
+        ("r.azurecr.cn", "cn"),
+        ("r.azurecr.de", "de"),
+    ],
+)
+def test_each_cloud_has_its_own_audience_for_registries(host: str, end: str) -> None:
+    """As Microsoft's own task library for Azure has them."""
+    assert cloud_of(host).registry_audience == f"https://containerregistry.azure.{end}"
