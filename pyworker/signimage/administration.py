@@ -149,6 +149,7 @@ def remove_signer(
         )
     others = [key_id for each in known.values() if each.name != name for key_id in each.key_ids]
     held = [key_id for key_id in dict.fromkeys(others) if store.find(key_id)]
+    held.sort(key=lambda key_id: key_id not in _releasers(repository))
     keys = _repository_key(server, repository, store, passphrases)
     try:
         keys |= {key_id: store.load(key_id, passphrases) for key_id in held[:1]}
@@ -227,6 +228,12 @@ def _repository_key(
             hint="Signers are changed where that key is kept, by the owner of the repository",
         )
     return {held: store.load(held, passphrases)}
+
+
+def _releasers(repository: TrustedRepository) -> tuple[str, ...]:
+    """Canonical IDs of the keys that may sign `targets/releases`."""
+    entries = [each for each in repository.targets().children(TARGETS) if each.name == RELEASES]
+    return canonical_ids(*repository.role_keys(RELEASES)) if entries else ()
 
 
 def _is_last_to_sign(repository: TrustedRepository, name: str) -> bool:

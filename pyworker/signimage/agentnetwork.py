@@ -223,7 +223,8 @@ def _ways(text: str) -> float:
             last = _repeated(last, part)
         else:
             ways, last = ways * last, 1.0
-    return before + ways * last
+    # A bracket within a comment closes nothing, and is nothing that anybody needs here.
+    return math.inf if outer else before + ways * last
 
 
 def _repeated(ways: float, repeat: str) -> float:
@@ -237,6 +238,8 @@ def _repeated(ways: float, repeat: str) -> float:
         return math.inf
     choices = max(int(most) - int(least) + 1, 1)
     try:
-        return choices * ways ** int(most)
+        # Repeats of one character grow with the address; ways within them at once, and anew at
+        # each of its characters.
+        return choices * ways ** int(most) * (1 if ways == 1 else MATCHED_MAX)
     except OverflowError:
         return math.inf

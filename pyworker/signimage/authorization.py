@@ -356,7 +356,7 @@ def _token_service(realm: str, asked_by: str) -> str:
     """Return where to ask for a token; refuse to send credentials where they do not belong."""
     try:
         parts = urlsplit(realm)
-        usable = parts.port != 0 and re.fullmatch(r"[\x21-\x7e]+", realm)
+        usable = parts.port != 0 and re.fullmatch(r"[\x21-\x5b\x5d-\x7e]+", realm)
         host = (usable and parts.hostname) or ""
     except ValueError:
         parts, host = urlsplit(""), ""

@@ -38,12 +38,12 @@ from signimage.keystore import KeyStore, Passphrases, terminal
 from signimage.lookup import released, signers_of
 from signimage.notary import TrustServer
 from signimage.oci import Reference, Repository
-from signimage.permissions import workstation
+from signimage.permissions import ELSEWHERE, workstation
 from signimage.pinning import RootPins
 from signimage.publication import Recovery
 from signimage.transport import Transport, TransportSettings
 from signimage.trust import TrustedRepository
-from signimage.trustapi import TrustApi, default_trust_server
+from signimage.trustapi import TrustApi, default_trust_server, gets_login
 from signimage.trustcache import TrustCache
 
 EXIT_DONE, EXIT_FAILED, EXIT_INPUT, EXIT_UNDECIDED = 0, 1, 2, 3
@@ -72,8 +72,13 @@ class Desk:
         transport = Transport(self._settings(url))
         scope = f"repository:{repository.gun}:{actions}"
         login = StoredLogin(self._docker_config, repository.host, self._environment)
-        advice = workstation(repository.host)
-        authorizer = TokenAuthorizer(transport, login, scope, advice=advice)
+        is_ours = gets_login(url, repository.host)
+        authorizer = TokenAuthorizer(
+            transport,
+            login if is_ours else None,
+            scope,
+            advice=workstation(repository.host) if is_ours else ELSEWHERE,
+        )
         return TrustServer(
             TrustApi(transport, url, repository.gun, authorizer),
             pins=RootPins(

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 LINE_MAX = 64 * 1024  # bytes; longer lines arrive in parts
 GRACE_S = 3.0  # between asking a program to end and ending it; the agent gives us 10 s in all
 SILENCE_S = 600  # the engine may compress a large layer for minutes without a word
-PROBE_S = 20  # for `docker buildx version`, which takes some 30 ms
+PROBE_S = 20  # for a question that takes some 30 ms: a version
 _TAIL = 40  # lines kept to find the reason of a failed build in
 
 __all__ = ["BuildRequest", "Docker", "Pushed", "split_arguments"]
@@ -218,7 +218,9 @@ class Docker:
             EngineError: Anything else.
         """
         login = {}
-        if credentials is not None:
+        if credentials is not None and credentials.is_identity_token:
+            login = {"identitytoken": credentials.password}
+        elif credentials is not None:
             login = {"username": credentials.username, "password": credentials.password}
         with _sdk_errors(self._address):
             lines = self._engine().push(
@@ -396,7 +398,10 @@ def _connect(address: EngineAddress) -> "APIClient":
             ca_cert=address.ca or None,
             verify=address.is_verified,
         )
-    return docker.APIClient(base_url=address.host, version="auto", timeout=SILENCE_S, tls=tls)
+    # The first question, for the version, is one that every engine answers at once.
+    client = docker.APIClient(base_url=address.host, version="auto", timeout=PROBE_S, tls=tls)
+    client.timeout = SILENCE_S
+    return client
 
 
 def _refused(said: str) -> EngineError:
@@ -427,5 +432,7 @@ def _sdk_errors(
 
 
 def _why(error: Exception) -> str:
+    if "timed out" in str(error):
+        return "it takes connections and does not answer"
     words = reason(error)
     return readable(str(error)) if words.startswith("unexpected ") else words

@@ -210,7 +210,8 @@ def metadata_host(override: str) -> str:
     parts = _split(text)
     host = parts.hostname or ""
     own = is_loopback(host) or f"http://{host}" == METADATA_HOST
-    if parts.scheme != "http" or "@" in parts.netloc or not own or parts.path or parts.query:
+    bare = not set("@\\") & set(parts.netloc)
+    if parts.scheme != "http" or not bare or not own or parts.path or parts.query:
         raise InputError(
             f"AZURE_POD_IDENTITY_AUTHORITY_HOST: expected {METADATA_HOST}, or http:// with a "
             f"loopback address, got {readable(text.rpartition('@')[2])!r}"

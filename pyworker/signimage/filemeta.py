@@ -19,11 +19,13 @@ from signimage.members import Members, strict_base64
 _FILE_META = ("custom", "hashes", "length")
 _USUAL = frozenset({"hashes", "length"})
 
-# A target as Docker describes it, and its name; the last of 43 characters that spell 32 bytes
-# has two bits to spare, which are zero in the one spelling that Go would write again.
+# A target as Docker describes it, or with both hashes as `notary add` does, and its name. The last
+# of 43 characters that spell 32 bytes has two bits to spare, the last of 86 that spell 64 has four;
+# they are zero in the one spelling that Go would write again.
 _MEMBER = re.compile(
     r'(?:\A|,)"([^"\\\x00-\x1f]*)":'
-    r'(\{"hashes":\{"sha256":"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="\},'
+    r'(\{"hashes":\{"sha256":"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="'
+    r'(?:,"sha512":"[A-Za-z0-9+/]{85}[AQgw]==")?\},'
     r'"length":(?:0|[1-9][0-9]{0,14})\})'
 )
 _MEMBER_MARKS = len(',"":')  # around name and description
@@ -138,8 +140,8 @@ class FileMetas(Mapping[str, FileMeta]):
     def spelt(cls, text: str) -> "FileMetas | None":
         """Read *text*, what stands between the braces of an object of descriptions.
 
-        None where it is not canonical, or where an entry is more than a length and a SHA-256
-        hash: those are for `file_metas`.
+        None where it is not canonical, or where an entry is more than a length and the usual
+        hashes: those are for `file_metas`.
         """
         found = _MEMBER.findall(text)
         texts = dict(found)
@@ -169,6 +171,8 @@ class FileMetas(Mapping[str, FileMeta]):
 
     def with_metas(self, more: Mapping[str, FileMeta]) -> "FileMetas":
         """These, with *more* added or replaced."""
+        for name in more:
+            canonical.encode(name)  # refuses what has no canonical form
         spelt = {name: canonical.encode(meta.to_json()).decode() for name, meta in more.items()}
         return FileMetas({**self._texts, **spelt})
 

@@ -64,6 +64,8 @@ _ED25519_KEY_SIZE = 32  # bytes
 _PSS = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
 _PKCS1V15 = padding.PKCS1v15()
 
+_MEMBERS = frozenset({"keytype", "keyval", "private", "public"})
+
 # Everything `cryptography` raises on keys and signatures it cannot use.
 _UNUSABLE = (ValueError, TypeError, OverflowError, UnsupportedAlgorithm, InvalidSignature)
 
@@ -377,6 +379,9 @@ def _kind(secret: Secret) -> str:
 def _member(value: object, name: str, what: str) -> object:
     if not isinstance(value, dict) or name not in value:
         raise FormatError(f"{what}: expected an object with the member {name!r}")
+    for other in value:
+        if other not in _MEMBERS and other.casefold() in _MEMBERS:
+            raise FormatError(f"{what}: member {other[:60]!r} is misspelt in letter case")
     return value[name]
 
 

@@ -70,6 +70,7 @@ class TrustServer:
     _files: dict[bytes, bytes] = field(default_factory=dict)  # by SHA-256
     _floors: dict[str, int] = field(default_factory=dict)
     _has_answered: bool = False
+    _is_publishing: bool = False
 
     def __post_init__(self) -> None:
         if self.cache is not None:
@@ -129,9 +130,13 @@ class TrustServer:
             self._follow_root(repository)
             self._load(repository)
         self._has_answered = True
+        if not self._is_publishing:
+            self._keep(repository)
+        return repository
+
+    def _keep(self, repository: TrustedRepository) -> None:
         if self.cache is not None:
             self.cache.write(repository.files, self._floors)
-        return repository
 
     def _meet(self, repository: TrustedRepository) -> None:
         """Believe a first root: the newest, or an older one that is pinned and leads to it."""
@@ -211,7 +216,14 @@ class TrustServer:
                 quarter of one, where it had shown nothing before.
         """
         with self.cache.lock() if self.cache is not None else nullcontext():
-            return Attempts(self, plan, signers).run()
+            # The server may undo an update that was seen; nobody else would ever undo its floor.
+            self._is_publishing = True
+            try:
+                done = Attempts(self, plan, signers).run()
+            finally:
+                self._is_publishing = False
+            self._keep(done.repository)
+            return done
 
     def restore_floors(self, floors: Mapping[str, int]) -> None:
         """Lower floors to what they were before an update of ours that the server undid."""
@@ -323,4 +335,5 @@ class TrustServer:
                 return None
             repository.load_delegation(delegation.name, data)
             self._files[FileMeta.of(data).sha256] = data
+        repository.check_root_is_current()  # two clients may have kept half of it each
         return repository

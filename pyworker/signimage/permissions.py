@@ -47,6 +47,14 @@ PIPELINE = LoginAdvice(
 )
 
 
+# For a trust server that does not get the login of the registry.
+ELSEWHERE = LoginAdvice(
+    missing="The login of a registry of Azure goes to no server but the registry itself, which is "
+    "its own trust server: leave trustServer and DOCKER_CONTENT_TRUST_SERVER empty",
+    refused=PIPELINE.refused,
+)
+
+
 def workstation(host: str) -> LoginAdvice:
     """The advice for somebody whose logins are Docker's; *host* is the registry's."""
     command = "docker login" if host == DOCKER_HUB else f"docker login {host}"

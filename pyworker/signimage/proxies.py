@@ -62,8 +62,11 @@ class Proxy:
         else:
             usable = usable and not re.search(r"[^\x21-\x7e]|[/?#]", bare)
         if not usable:
+            # Not even a part is shown: what is no address may have its password anywhere.
             raise InputError(
-                f"proxy {address} of {self.setting}: expected http(s)://[user:password@]host:port"
+                f"proxy of {self.setting}: expected http(s)://[user:password@]host:port, "
+                "got something else",
+                hint="Percent-encode what an address cannot hold in user name and password",
             )
         return address
 

@@ -215,8 +215,14 @@ def signer_removal_plan(name: str, key_ids: Collection[str]) -> Plan:
             return {}
         wanted = top.without_delegation(role)
         shared = {each for other in wanted.children(TARGETS) if other.name != RELEASES
-                  for each in other.role.keyids}  # fmt: skip
-        wanted = wanted.without_keys(RELEASES, set(entry.role.keyids) - shared)
+                  for each in canonical_ids(other.role, top.delegation_keys)}  # fmt: skip
+        gone = set(canonical_ids(entry.role, top.delegation_keys)) - shared
+        # A key may stand there in another form than in the signer's own role: its certificate.
+        forms = {key_id for other in wanted.children(TARGETS) if other.name == RELEASES
+                 for key_id, each in zip(
+                     other.role.keyids, canonical_ids(other.role, top.delegation_keys), strict=True
+                 ) if each in gone}  # fmt: skip
+        wanted = wanted.without_keys(RELEASES, forms)
         changes: dict[str, Root | Targets] = {TARGETS: wanted}
         left = next((each for each in wanted.delegations if each.name == RELEASES), None)
         rejection = repository.rejection(RELEASES)
@@ -226,7 +232,14 @@ def signer_removal_plan(name: str, key_ids: Collection[str]) -> Plan:
         if len(able) >= left.role.threshold:
             # What has only expired could not be signed again once its signer is gone.
             changes[RELEASES] = continued(repository, RELEASES, Recovery.RESIGN)
-        elif rejection is None and not _stays_signed(repository, left, wanted):
+        elif rejection is not None:
+            raise NotASignerError(
+                f"{RELEASES} of {repository.gun} has expired, and no key of another signer is at "
+                f"hand to sign it again before {name} goes",
+                hint="Afterwards nobody could; sign it again first where such a key is: "
+                f"signimage witness {repository.gun} {RELEASES}",
+            )
+        elif not _stays_signed(repository, left, wanted):
             raise NotASignerError(
                 f"signer {name} signed {RELEASES} of {repository.gun} last, and no key of "
                 "another signer is at hand to sign it again",

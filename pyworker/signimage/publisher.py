@@ -25,6 +25,7 @@ from signimage.errors import (
     NotFoundError,
     RemoteError,
     RollbackError,
+    SignImageError,
     TooLargeError,
     UnauthorizedError,
     UnavailableError,
@@ -50,6 +51,9 @@ _RIVALRY_DOUBLINGS, _RIVALRY_CAP_S = 4, 8.0
 _SETTLE_S = 1.0
 # Whoever is hit by it notices after that time, and repairs it within a few tries.
 _PATIENCE_S = 10.0
+
+# The state after something was sent that the server did not refuse, and that was not seen there.
+IN_DOUBT = "What was sent to the trust server may be published all the same"
 
 # No later attempt will be answered differently.
 _FINAL = (UnauthorizedError, NotFoundError, TooLargeError)
@@ -105,12 +109,21 @@ class Attempts:
     _is_settled: bool = False
     _acknowledged: int = 0
     _is_unproven: bool = False  # acknowledged, and to be looked for without delay
+    _may_be_there: bool = False  # something was sent, and not refused
     _is_away: bool = False  # the last look was in vain
     _outage_since: float | None = None
     _waits: int = 0
 
     def run(self) -> Publication:
         """Look, and send what is missing, until nothing is."""
+        try:
+            return self._published()
+        except SignImageError as error:
+            if self._may_be_there:
+                error.state = IN_DOUBT
+            raise
+
+    def _published(self) -> Publication:
         while True:
             begun = time.monotonic()
             try:
@@ -127,8 +140,11 @@ class Attempts:
             repository = self.server.refresh()
             self._check_later(repository)
         except RemoteError as error:
-            if isinstance(error, _FINAL) or (self.number == 0 and not _may_pass(error)):
+            if self.number == 0 and not _may_pass(error):
                 raise
+            if isinstance(error, _FINAL) and not isinstance(error, NotFoundError):
+                raise
+            # Copies of a server's database may show a file only after the one that names it.
             self.trouble, self._is_away = error, True
             return None
         if self._is_away:
@@ -186,7 +202,9 @@ class Attempts:
         try:
             self.server.api.post(files)
         except _OUTAGES as error:
-            self.trouble = error  # it may have arrived all the same; the next refresh tells
+            # It may have arrived all the same; the next refresh tells.
+            self.roles, self.trouble = tuple(files), error
+            self._may_be_there = True
         except ConflictError as error:
             self.trouble = error
             self._learn(changes)
@@ -198,7 +216,7 @@ class Attempts:
             # Where the server then loses the update, its version stays taken.
             self.roles, self._used, self.trouble = tuple(files), versions, None
             self._acknowledged += 1
-            self._is_unproven = True
+            self._is_unproven = self._may_be_there = True
             self._outdated = repository.timestamp.body.version
 
     def _excuse(self) -> str:
@@ -213,9 +231,9 @@ class Attempts:
             api = self.server.api
             try:
                 self._used = {role: api.newest_version(role, base[role]) for role in base}
-            except _OUTAGES:
-                return  # the next conflict asks again
-            if self._used.get(ROOT, 0) > base.get(ROOT, 0):
+            except RemoteError:
+                return  # the next conflict asks again; not every server answers by number
+            if self._used.get(ROOT, 0) > base.get(ROOT, 0) and not self._is_rotated(base[ROOT]):
                 raise WedgedRootError(
                     f"{api.gun}: {api.url} holds root version {self._used[ROOT]}, but refers to "
                     f"version {base[ROOT]} and takes no other",
@@ -223,6 +241,13 @@ class Attempts:
                     "delete the lost version from its database",
                 )
         self._conflicted = base
+
+    def _is_rotated(self, version: int) -> bool:
+        """Whether the server shows a later root than *version*: one of somebody who was faster."""
+        try:
+            return self.server.refresh().root.body.version > version
+        except _OUTAGES:
+            return True  # not known; the next conflict asks again
 
     def _has_moved(self, repository: TrustedRepository) -> bool:
         """Whether somebody published since *repository* was fetched; a refusal may be due to it."""
@@ -240,7 +265,8 @@ class Attempts:
         """
         now = time.monotonic()
         self._check_outage(begun, now)
-        if now > self._begun + _PUBLISH_DEADLINE_S:
+        is_acknowledged = self._is_unproven and self.trouble is None  # one look tells
+        if now > self._begun + _PUBLISH_DEADLINE_S and not is_acknowledged:
             raise ConflictError(
                 f"{self.server.gun} could not be published in {_PUBLISH_DEADLINE_S:.0f} seconds "
                 f"and {self.number} tries: {self.trouble or self._excuse()}",
@@ -253,7 +279,7 @@ class Attempts:
             time.sleep(random.uniform(0, limit_s))  # noqa: S311 -- spreads load, guards nothing
 
     def _longest_pause_s(self, tried_s: float) -> float:
-        if isinstance(self.trouble, _OUTAGES):
+        if self._is_away or isinstance(self.trouble, _OUTAGES):
             return min(_BACKOFF_CAP_S, _BACKOFF_S * 2.0 ** min(self._waits, 10))
         # A try succeeds if no other ends within it; so that is the unit to make room by, and on
         # busy machines it grows with the number of rivals.
@@ -262,7 +288,7 @@ class Attempts:
 
     def _check_outage(self, begun: float, now: float) -> None:
         """Give up on a server that stays away."""
-        if not isinstance(self.trouble, _OUTAGES):
+        if self.trouble is None or not (self._is_away or isinstance(self.trouble, _OUTAGES)):
             self._outage_since = None
             return
         # From the beginning of the try: one that hangs takes most of the time by itself.

@@ -102,9 +102,14 @@ def shown(url: str) -> str:
 
 
 def readable(text: str) -> str:
-    """Return a server's words as one short line without control characters."""
+    """Return a server's words as one short line without control characters.
+
+    It is cut between words: who masks secrets does not know them by their halves.
+    """
     line = _UNREADABLE.sub(" ", text).strip()
-    return line if len(line) <= _QUOTED_MAX else line[: _QUOTED_MAX - 1] + "…"
+    if len(line) <= _QUOTED_MAX:
+        return line
+    return (line[:_QUOTED_MAX].rpartition(" ")[0] + " …").strip()
 
 
 def is_loopback(host: str) -> bool:

@@ -146,7 +146,8 @@ def push_and_sign(
     try:
         return sign(order, manifests, trust_server, progress)
     except SignImageError as error:
-        error.state = f"{order.repository} has the tags {', '.join(order.tags)} UNSIGNED"
+        pushed = f"{order.repository} has the tags {', '.join(order.tags)}"
+        error.state = f"{pushed}. {error.state}" if error.state else f"{pushed} UNSIGNED"
         raise
 
 

@@ -195,7 +195,8 @@ def lifetime_s(token: str, longest_s: float) -> float:
     """
     known = claims(token)
     begin, end = known.get("iat", known.get("nbf")), known.get("exp")
-    if type(begin) is not int or type(end) is not int or end <= begin:
+    # Times may have fractions (RFC 7519, section 2); a bool is none, and not any number is finite.
+    if type(begin) not in (int, float) or type(end) not in (int, float) or not end > begin:
         return longest_s
     return float(min(end - begin, longest_s))
 

@@ -3,8 +3,9 @@
 The rules of this file:
 
 1. Connections follow the rules of `connection` and `tls`; no caller can loosen them.
-2. Every call has one deadline over all its tries, redirects and bytes; every body has a maximum,
-   and what is larger is refused, never cut.
+2. Every call has one deadline over all its tries, redirects and bytes; what its authorizer asks
+   elsewhere is a call of its own. Every body has a maximum, and what is larger is refused, never
+   cut.
 3. Only GET and HEAD follow redirects or are sent again once a byte of them may have arrived.
    Another origin is followed to only where the caller says so, which is for content that is
    verified by itself; credentials never follow there, and https is never left for http.
@@ -168,12 +169,15 @@ class Transport:
         return response
 
     def _authorized(self, call: "_Call", url: str) -> Response:
-        if call.authorizer is None:
+        authorizer = call.authorizer
+        if authorizer is None:
             return self._repeated(call, url, call.headers)
-        first = {**call.headers, **call.authorizer.headers(call.method, url)}
+        first = {**call.headers, **authorizer.headers(call.method, url)}
         response = self._repeated(call, url, first)
-        if response.status == http.client.UNAUTHORIZED and call.authorizer.answer(response):
-            second = {**call.headers, **call.authorizer.headers(call.method, url)}
+        begin = time.monotonic()
+        if response.status == http.client.UNAUTHORIZED and authorizer.answer(response):
+            call = call.later(time.monotonic() - begin)
+            second = {**call.headers, **authorizer.headers(call.method, url)}
             response = self._repeated(call, url, second)
         return response
 
@@ -267,6 +271,10 @@ class _Call:
     def is_worth_repeating(self, response: Response) -> bool:
         return self.method in _SAFE_METHODS and response.status in _AGAIN_LATER
 
+    def later(self, pause_s: float) -> "_Call":
+        """Return the call without the time that others took, within deadlines of their own."""
+        return replace(self, started=self.started + pause_s)
+
     def without_credentials(self) -> "_Call":
         kept = {k: v for k, v in self.headers.items() if k.lower() not in _CREDENTIAL_HEADERS}
         return replace(self, headers=kept, authorizer=None)
@@ -288,7 +296,8 @@ def _checked_url(url: str, what: str) -> str:
         usable = False
     else:
         usable = usable and "@" not in parts.netloc
-    if not usable or not url.isascii() or re.search(r"[\x00-\x20\x7f]", url):
+    # Behind a backslash parsers differ on where the host ends.
+    if not usable or not url.isascii() or re.search(r"[\x00-\x20\x7f\\]", url):
         raise InputError(
             f"address of {what}: expected http(s)://host[:port]/…, "
             f"got {readable(url.partition('?')[0].rpartition('@')[2])!r}"
@@ -376,7 +385,7 @@ def _retry_after_s(response: Response) -> float:
     value = response.headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, OverflowError):  # a year, or a zone, of any number
         when = parsedate_to_datetime(value)
         when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
         return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())

@@ -193,6 +193,8 @@ class TrustedRepository:
     def load_timestamp(self, data: bytes) -> None:
         """Believe the server's freshest word (rules 1 to 4)."""
         self.warnings.clear()
+        # A kept root may be an older one than was believed since: a file that was brought back.
+        self._check_floor(ROOT, self.root.body, self._name(ROOT))
         self._check_expiry(self.root.body, self._name(ROOT))
         self._warn_of_root_expiry()
         self._timestamp = self._checked(data, Timestamp, TIMESTAMP)

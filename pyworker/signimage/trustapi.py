@@ -35,8 +35,8 @@ from signimage.errors import (
 )
 from signimage.keys import PublicKey
 from signimage.oci import DOCKER_HUB
-from signimage.permissions import Permission
-from signimage.transport import Response, Transport
+from signimage.permissions import Permission, is_azure_registry
+from signimage.transport import Response, Transport, origin
 
 _WHAT = "trust server"
 
@@ -54,6 +54,18 @@ _MAX_ORPHANS = 100
 def default_trust_server(host: str) -> str:
     """The URL of the trust server that belongs to the registry *host*, as Docker derives it."""
     return "https://notary.docker.io" if host == DOCKER_HUB else f"https://{host}"
+
+
+def gets_login(url: str, host: str) -> bool:
+    """Tell whether the trust server at *url* may get the login of the registry *host*.
+
+    A registry of Azure is its own trust server, and its logins go nowhere else: whose address it
+    is may come out of a variable, which any earlier step can set.
+    """
+    try:
+        return not is_azure_registry(host) or origin(url) == origin(f"https://{host}")
+    except ValueError:  # not an address, which is refused elsewhere
+        return False
 
 
 @dataclass(slots=True)

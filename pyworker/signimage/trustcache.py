@@ -44,7 +44,7 @@ class TrustCache:
 
     def write(self, files: Mapping[str, bytes], floors: Mapping[str, int]) -> None:
         """Keep the verified *files*, by role, and raise the *floors*, which come first."""
-        with self._locked("writing"):
+        with self._locked("_writing"):
             self._write(files, floors)
 
     def _write(self, files: Mapping[str, bytes], floors: Mapping[str, int]) -> None:
@@ -78,19 +78,23 @@ class TrustCache:
 
     def forget(self) -> None:
         """Forget the repository: its files, its floors, and with them the pin of its root."""
-        shutil.rmtree(self._metadata.parent, ignore_errors=True)
+        # Nothing else below that folder is ours: names of repositories nest.
+        for file in self._metadata.glob("*.json"):
+            file.unlink(missing_ok=True)
+        for folder in (self._metadata / "targets", self._metadata.parent / "changelist"):
+            shutil.rmtree(folder, ignore_errors=True)
         with suppress(FileNotFoundError):
             (self._own / "floors.json").unlink()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other publishers on this machine waiting: they would only collide at the server."""
-        with self._locked("lock"):
+        with self._locked("_lock"):  # no part of a name begins so
             yield
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        self._own.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folder(self._own)
         with (self._own / name).open("ab") as file:
             _lock(file.fileno())
             yield  # closing the file gives the lock back, also when the process is killed
@@ -102,8 +106,15 @@ class TrustCache:
         )
 
 
+def _make_folder(path: Path) -> None:
+    """Make *path*, and what is missing above it, for its owner alone; `parents=True` would not."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
 def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_folder(path.parent)
     descriptor, name = tempfile.mkstemp(prefix=".", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

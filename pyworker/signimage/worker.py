@@ -38,6 +38,7 @@ from signimage.keys import PrivateKey
 from signimage.keystore import REPOSITORY_VARIABLE, ROOT_VARIABLE, KeyStore
 from signimage.notary import TrustServer
 from signimage.outputs import public_variables, report, report_build, tell_environments
+from signimage.permissions import ELSEWHERE, PIPELINE
 from signimage.pinning import RootPins
 from signimage.registry import Registry
 from signimage.response import Credentials, CredentialSource
@@ -45,7 +46,7 @@ from signimage.securefiles import SecureFile, fetch_secure_file
 from signimage.signing import Gate, Order, push_and_sign, sign_pushed, verify
 from signimage.sources import ArchivedImage, BuiltImage, EngineImages
 from signimage.transport import Transport, TransportSettings
-from signimage.trustapi import TrustApi
+from signimage.trustapi import TrustApi, gets_login
 
 _PERCENT = {
     "Preflight": 5,
@@ -144,11 +145,16 @@ class _Step:
 
     def trust_server(self, *, actions: str = "pull,push") -> TrustServer:
         """The repository on its trust server."""
-        gun = self.inputs.repository.gun
-        scope = f"repository:{gun}:{actions}"
-        secret = self.task.set_secret
-        authorizer = TokenAuthorizer(self.transport, self.credentials, scope, secret=secret)
-        api = TrustApi(self.transport, self.inputs.trust_server, gun, authorizer)
+        repository, url = self.inputs.repository, self.inputs.trust_server
+        is_ours = gets_login(url, repository.host)
+        authorizer = TokenAuthorizer(
+            self.transport,
+            self.credentials if is_ours else None,
+            f"repository:{repository.gun}:{actions}",
+            advice=PIPELINE if is_ours else ELSEWHERE,
+            secret=self.task.set_secret,
+        )
+        api = TrustApi(self.transport, url, repository.gun, authorizer)
         return TrustServer(api, pins=RootPins(self.inputs.root_keys))
 
     def order(self) -> Order:

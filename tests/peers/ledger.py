@@ -234,7 +234,9 @@ class Ledger:
         page = self.pages.get(RELEASES)
         if set(left[RELEASES]) & set(keys):
             return {RELEASES: page.tags if page else {}}
-        if fault is None and page and page.signed.isdisjoint(left[RELEASES]):
+        if fault is not None:
+            raise Refused(NotASignerError, f"{RELEASES} of")
+        if page and page.signed.isdisjoint(left[RELEASES]):
             raise Refused(NotASignerError, f"signer {name} signed {RELEASES} of")
         return {}
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signimage.agentnetwork import transport_settings
+from signimage.agentnetwork import pattern, transport_settings
 from signimage.cli import Desk
 from signimage.errors import CertificateError, InputError
 from signimage.oci import Repository
@@ -284,3 +284,9 @@ def test_workstation_verifies_whatever_its_environment_says(
         with pytest.raises(CertificateError, match="its certificate cannot be verified"):
             desk.server(Repository.parse("registry.example/app")).refresh()
     assert server.requests == []
+
+
+@pytest.mark.parametrize("entry", ["(a*)*b(?#(()", "(?x)(a*)*b#(((", "(a|a|a|a){13}x"])
+def test_entry_that_hides_its_ways_is_left_out(entry: str) -> None:
+    with pytest.raises(ValueError, match="too many ways"):
+        pattern(entry)

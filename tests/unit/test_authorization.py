@@ -361,6 +361,7 @@ def test_an_identity_token_is_no_password(transport: Transport, basic: SmallRegi
         "http://127.0.0.1:99999/",
         "http://127.0.0.1:0/",
         "http://127.0.0.1/a b",
+        "http://evil.example\\\\.localhost/token",
     ],
 )
 @pytest.mark.parametrize("login", [GOOD, IDENTITY])

@@ -235,6 +235,16 @@ def test_push_sends_one_tag_with_its_login(docker: Docker, engine: SmallEngine) 
     assert login == {"username": "me", "password": "pass:wörd"}
 
 
+def test_push_sends_an_identity_token_as_what_it_is(docker: Docker, engine: SmallEngine) -> None:
+    """As a password it would go to whoever asks for Basic."""
+    engine.lines = [AUX]
+    push(docker, Credentials("<token>", "l0ng-lived", is_identity_token=True))
+    login = json.loads(
+        base64.urlsafe_b64decode(engine.server.requests[-1].headers["X-Registry-Auth"])
+    )
+    assert login == {"identitytoken": "l0ng-lived"}
+
+
 def test_push_without_a_login_sends_an_empty_one(docker: Docker, engine: SmallEngine) -> None:
     engine.lines = [AUX]
     push(docker, None)

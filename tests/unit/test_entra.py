@@ -98,6 +98,7 @@ def test_managed_identity_is_asked_for_on_this_machine(text: str, host: str) -> 
         "http://evil.example",
         "https://127.0.0.1",
         "http://169.254.169.254.evil.example",
+        "http://evil.example\\.localhost",
         "http://169.254.169.254/x",
         "http://x@127.0.0.1",
         "127.0.0.1",

@@ -133,10 +133,11 @@ def test_account_that_is_configured_apart_counts() -> None:
 @pytest.mark.parametrize(
     "text",
     ["ftp://h", "http://", "http://h:x", "http://h:0", "http://h/path", "http://h h", "http://[::",
-     "socks5://h:1", "http://u:s3cret@", "http://hö", "http://h?s=1"],
+     "socks5://h:1", "http://u:s3cret@", "http://hö", "http://h?s=1", "http://u:s3cret%40h:1",
+     "u:s3cret", "http://u:s3cret:h:1", "http://h:1/u:s3cret"],
 )  # fmt: skip
 def test_proxy_address_that_is_none_is_wrong_input(text: str) -> None:
-    claim = r"^proxy .* of HTTPS_PROXY: expected http\(s\)://\[user:password@\]host:port$"
+    claim = r"^proxy of HTTPS_PROXY: expected http\(s\)://\[user:password@\]host:port, got some"
     with pytest.raises(InputError, match=claim) as caught:
         get(settings(Proxy(text, "HTTPS_PROXY")))
     assert "s3cret" not in str(caught.value)

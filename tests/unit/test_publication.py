@@ -202,6 +202,12 @@ class TestSigners:
         seen = carried_out(good, signer_removal_plan("qa", [CI]), key("targets"), key("ci"))
         assert released(seen, "1.0") == IMAGE
 
+    def test_expired_releases_keep_the_signer_while_no_other_key_is_at_hand(self) -> None:
+        good = two_signers("qa")
+        good.delegated[RELEASES] = replace(good.delegated[RELEASES], expires=PAST)
+        with pytest.raises(NotASignerError, match=f"{RELEASES} of {GUN} has expired, and no key"):
+            signer_removal_plan("qa", [QA])(believe(good.files()))
+
     def test_too_few_keys_at_hand_leave_valid_releases_as_they_are(self) -> None:
         good = two_signers("ci")
         third = good.targets.with_delegation(RELEASES, [key("dev").public_key])

@@ -16,7 +16,7 @@ from signimage.errors import (
 from signimage.lookup import released
 from signimage.notary import TrustServer
 from signimage.publication import signing_plan
-from signimage.publisher import Publication
+from signimage.publisher import IN_DOUBT, Publication
 from signimage.transport import ATTEMPTS, Transport
 from signimage.trustapi import TrustApi
 from unit.repositories import GUN, key
@@ -245,3 +245,27 @@ def test_a_certificate_that_does_not_hold_is_no_outage(peer: Peer) -> None:
         with pytest.raises(CertificateError, match="its certificate cannot be verified"):
             publish(stranger)
     assert peer.server.connections == 1
+
+
+def test_error_after_something_was_sent_says_that_it_may_be_there(peer: Peer) -> None:
+    """Acknowledged, and then nobody may look: that is not "nothing was signed"."""
+
+    def answer(request: Request) -> Reply:
+        if peer.model.posts and request.method == "GET":
+            return Reply(403)
+        return peer.model.answer(request)
+
+    peer.server.answer_with(answer)
+    with pytest.raises(UnauthorizedError, match="does not let") as caught:
+        peer.sign()
+    assert caught.value.state == IN_DOUBT
+    assert any(b'"2.0"' in data for data in peer.model.current.values())
+
+
+def test_error_before_anything_was_sent_leaves_no_doubt(peer: Peer) -> None:
+    peer.server.answer_with(
+        lambda request: Reply(403) if request.method == "POST" else peer.model.answer(request)
+    )
+    with pytest.raises(UnauthorizedError, match="does not let") as caught:
+        peer.sign()
+    assert caught.value.state == ""

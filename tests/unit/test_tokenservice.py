@@ -200,6 +200,7 @@ def test_any_text_has_claims_or_none(parts: str | list[bytes]) -> None:
     ("token", "life_s"),
     [
         (jwt(iat=1000, exp=1900), 900),
+        (jwt(iat=1000.5, exp=1900.5), 900),
         (jwt(nbf=1000, exp=1900), 900),
         (jwt(iat=1000, exp=1000 + 86_400), 3600),
         (jwt(exp=1900), 3600),

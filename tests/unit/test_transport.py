@@ -292,7 +292,18 @@ def test_longer_retry_after_than_the_deadline_ends_the_tries(transport: Transpor
         assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("value", ["0", "soon", "-1", "Wed, 21 Oct 2015 07:28:00 GMT", ""])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0",
+        "soon",
+        "-1",
+        "Wed, 21 Oct 2015 07:28:00 GMT",
+        "",
+        "Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+        "Mon, 01 Jan 2029 00:00:00 +99999999999999",
+    ],
+)
 def test_retry_after_in_the_past_or_senseless_does_not_stop_the_tries(
     transport: Transport, value: str
 ) -> None:
@@ -302,6 +313,31 @@ def test_retry_after_in_the_past_or_senseless_does_not_stop_the_tries(
 
 
 # --- who asks -------------------------------------------------------------------------------
+
+
+def test_time_of_the_authorizer_is_not_the_servers(transport: Transport) -> None:
+    """Token services have deadlines of their own; the server that asks for a token is not slow."""
+
+    class Slow(Planned):
+        def answer(self, response: Response) -> bool:
+            threading.Event().wait(1.2)
+            return super().answer(response)
+
+    with SmallServer(lambda r: Reply(200 if r.headers["Authorization"] else 401)) as server:
+        response = transport.request(
+            "GET",
+            server.origin,
+            what="registry",
+            max_bytes=9,
+            authorizer=Slow("", "good"),
+            deadline_s=1.0,
+        )
+        assert (response.status, len(server.requests)) == (200, 2)
+
+
+def test_address_that_two_parsers_read_as_two_hosts_is_refused(transport: Transport) -> None:
+    with pytest.raises(InputError, match=r"^address of trust server: expected http"):
+        get(transport, "http://elsewhere.example\\.localhost/")
 
 
 def test_authorizer_answers_a_challenge_once(transport: Transport) -> None:
@@ -529,7 +565,7 @@ def test_refusal_is_sorted_by_its_status(status: int, kind: type[RemoteError]) -
         (b'{"$id":"1","message":"VS800075"}', "VS800075"),
         (b'{"errors":[{"message":"a\\r\\n##vso[x]\\u001b[0m"}]}', "a ##vso[x] [0m"),
         (b'{"message":"a\\ud800b\\u2028c\\u2029d"}', "a b c d"),
-        (b'{"errors":[{"message":"' + b"x" * 999 + b'"}]}', "x" * 299 + "…"),
+        (b'{"errors":[{"message":"' + b"x " * 999 + b'"}]}', "x " * 150 + "…"),
         (b"<html>", ""),
         (b"[]", ""),
         (b'{"errors":{}}', ""),

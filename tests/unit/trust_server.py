@@ -65,7 +65,7 @@ class TrustServerModel:
     def hold(self, repository: GoodRepository) -> None:
         """Show the files of *repository* from now on."""
         for role, data in repository.files().items():
-            self._store(role, data)
+            self.store(role, data)
 
     def carry_out(self, files: Mapping[str, bytes]) -> Reply:
         """Store *files* and sign what follows from them, unless a version is taken."""
@@ -73,7 +73,7 @@ class TrustServerModel:
             if _version(role, data) in self.versions.get(role, {}):
                 return error(400, "VERSION", "A newer version of metadata is already available.")
         for role, data in files.items():
-            self._store(role, data)
+            self.store(role, data)
         self.sign_snapshot()
         return Reply(200)
 
@@ -95,9 +95,9 @@ class TrustServerModel:
         meta |= naming or {}
         number = 1 + max(self.versions.get(SNAPSHOT, {0: b""}))
         snapshot = sign(Snapshot(meta, number, LATER), [key("snapshot")])
-        self._store(SNAPSHOT, snapshot)
+        self.store(SNAPSHOT, snapshot)
         stamp = Timestamp({SNAPSHOT: FileMeta.of(snapshot)}, number, LATER)
-        self._store(TIMESTAMP, sign(stamp, [key("timestamp")]))
+        self.store(TIMESTAMP, sign(stamp, [key("timestamp")]))
 
     def answer(self, request: Request) -> Reply:
         """Answer one request."""
@@ -128,7 +128,7 @@ class TrustServerModel:
                 return Reply(200, data)
         return error(404, "METADATA_NOT_FOUND")
 
-    def _store(self, role: str, data: bytes) -> None:
+    def store(self, role: str, data: bytes) -> None:
         self.current[role] = data
         self.versions.setdefault(role, {})[_version(role, data)] = data
 
@@ -237,5 +237,5 @@ def kept(cache: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(cache)): path.read_bytes()
         for path in cache.rglob("*")
-        if path.is_file() and path.name != "lock"
+        if path.is_file() and path.name != "_lock"
     }
