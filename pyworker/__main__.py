@@ -5,7 +5,12 @@ keeps to the syntax that Python 2.7 shares with 3.  Exit code 86 tells the shim 
 to try its next candidate; `startup` has the rest.
 """
 
+import signal
 import sys
+
+# Until `signimage.cancellation` listens there is nothing to undo, and a KeyboardInterrupt would be
+# lost in the callbacks that imports run, or end in a traceback.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 if sys.version_info < (3, 10):  # noqa: UP036 - an agent's python may be older than the project's
     # Shown in the log only where the pipeline asks for details (System.Debug).
@@ -13,6 +18,6 @@ if sys.version_info < (3, 10):  # noqa: UP036 - an agent's python may be older t
     sys.exit(86)
 
 # Its syntax is for those who passed the gate.
-from startup import main
+from startup import main  # noqa: E402 -- after the gate, and after the signal
 
 sys.exit(main())

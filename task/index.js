@@ -6,6 +6,8 @@
 //   exit 87           the worker ran and has reported its own result
 //   UNFIT exit codes  this interpreter cannot run the worker: the next candidate is tried
 //   anything else     the worker ended unexpectedly: the step fails here
+// The worker gets the number of this process: without it, it could not tell a parent that was
+// killed before the worker first looked from one that is alive.
 // Microsoft's task library must not be loaded here: loading it deletes the inputs from the
 // environment, and the worker would see none.
 
@@ -56,7 +58,7 @@ function fail(sentence) {
 async function run(command) {
     // Never through a shell: shells drop variables with a "-" in their names, and endpoints and
     // secure files arrive in such. The environment is passed on whole; the worker scrubs it.
-    child = spawn(command[0], [...command.slice(1), ...FLAGS, WORKER],
+    child = spawn(command[0], [...command.slice(1), ...FLAGS, WORKER, String(process.pid)],
         { stdio: ['ignore', 'inherit', 'inherit'], windowsHide: true });
     try {
         return await once(child, 'exit');

@@ -11,6 +11,7 @@ Docker CLI `build`.
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from signimage.cancellation import undisturbed
 from signimage.dockerconfig import (
     DockerConfig,
     EngineAddress,
@@ -46,6 +48,7 @@ LINE_MAX = 64 * 1024  # bytes; longer lines arrive in parts
 GRACE_S = 3.0  # between asking a program to end and ending it; the agent gives us 10 s in all
 SILENCE_S = 600  # the engine may compress a large layer for minutes without a word
 PROBE_S = 20  # for a question that takes some 30 ms: a version
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TAIL = 40  # lines kept to find the reason of a failed build in
 
 __all__ = ["BuildRequest", "Docker", "Pushed", "split_arguments"]
@@ -305,8 +308,36 @@ def run_program(command: Sequence[str], environment: Mapping[str, str], on_outpu
     Raises:
         EngineError: It cannot be started.
     """
+    with _running(command, environment) as process:
+        stream = process.stdout
+        while stream is not None and (line := stream.readline(LINE_MAX)):
+            on_output(line)
+        return process.wait()
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> Iterator["subprocess.Popen[bytes]"]:
+    process: subprocess.Popen[bytes] | None = None
     try:
-        process = subprocess.Popen(  # noqa: S603 -- an argument list, never a shell
+        # Interrupted between its start and our knowing of it, a program would go on for ever.
+        with undisturbed():
+            process = _started(command, environment)
+        yield process
+    except BaseException:
+        if process is not None:
+            _end(process)
+        raise
+    finally:
+        if process is not None:
+            with process:
+                """Close its stream, and wait for it."""
+
+
+def _started(command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    try:
+        return subprocess.Popen(  # noqa: S603 -- an argument list, never a shell
             command,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
@@ -317,15 +348,6 @@ def run_program(command: Sequence[str], environment: Mapping[str, str], on_outpu
         )
     except OSError as error:
         raise EngineError(f"{command[0]} cannot be started: {reason(error)}") from error
-    with process:
-        try:
-            stream = process.stdout
-            while stream is not None and (line := stream.readline(LINE_MAX)):
-                on_output(line)
-            return process.wait()
-        except BaseException:
-            _end(process)
-            raise
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -348,7 +370,7 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 def _tee(on_output: Output, tail: deque[str]) -> Output:
     def write(line: bytes) -> None:
-        text = readable(line.decode("utf-8", "replace"))
+        text = readable(_COLOUR.sub("", line.decode("utf-8", "replace")))
         if text:
             tail.append(text)
         on_output(line)

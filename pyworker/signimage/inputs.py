@@ -22,7 +22,7 @@ from signimage.azure import (
 )
 from signimage.errors import FormatError, InputError, PassphraseError
 from signimage.keystore import REPOSITORY_VARIABLE
-from signimage.oci import DOCKER_HUB, Digest, Reference, Repository, check_tag
+from signimage.oci import DOCKER_HUB, Digest, Reference, Repository, check_tag, normal_host
 from signimage.publication import check_signer_name
 from signimage.securefiles import SecureFile
 from signimage.trustapi import default_trust_server
@@ -218,17 +218,25 @@ def _repository(
     if login is not None:
         return Repository.parse(name, host=login.host)
     repository = Repository.parse(name)
-    if repository.host != DOCKER_HUB or command is Command.BUILD:
+    if repository.host != DOCKER_HUB or _names_host(name):
         return repository
     hosts = logged_in()
     if len(hosts) == 1:
         return Repository.parse(name, host=hosts[0])
+    if command is Command.BUILD:
+        return repository
     found = f"logins to {', '.join(hosts)}" if hosts else "none"
     raise InputError(
         "input containerRegistry: expected a service connection, or a repository whose name "
         f"begins with its registry, or one login by an earlier step; got {found}",
         hint="Name the service connection of the registry",
     )
+
+
+def _names_host(name: str) -> bool:
+    """Tell whether the *name* of a repository on Docker Hub begins with the Hub itself."""
+    first, slash, _ = name.partition("/")
+    return bool(slash) and normal_host(first) == DOCKER_HUB
 
 
 def _root_keys(task: Task) -> frozenset[str]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from azure_pipelines_task_lib import Result, Task
+from signimage.dockerconfig import split_arguments
 from signimage.errors import SignImageError
 from signimage.imagedetails import image_details, post_image_details
 from signimage.inputs import Command, Inputs
@@ -50,7 +51,9 @@ def report_build(task: Task, inputs: Inputs, image_id: str) -> None:
     task.set_progress(100, "Built")
     names = ", ".join(f"{inputs.repository}:{tag}" for tag in inputs.tags)
     task.write(f"{names} is image {image_id}")
-    task.set_result(Result.SUCCEEDED, f"{names} built, neither pushed nor signed")
+    words = [word.partition("=")[0] for word in split_arguments(inputs.arguments)[0]]
+    left = "not signed" if {"--push", "--output", "-o"} & {*words} else "neither pushed nor signed"
+    task.set_result(Result.SUCCEEDED, f"{names} built, {left}")
 
 
 def tell_environments(

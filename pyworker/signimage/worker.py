@@ -26,7 +26,7 @@ from signimage import __version__
 from signimage.agentnetwork import transport_settings
 from signimage.authorization import TokenAuthorizer
 from signimage.azure import pipeline_labels
-from signimage.cancellation import Canceled, cancellation
+from signimage.cancellation import Canceled, cancellation, ignore_signals
 from signimage.credentials import StoredLogin, logged_in
 from signimage.dockerconfig import private_config, user_folder
 from signimage.dockerfile import build_context, find_dockerfile
@@ -70,7 +70,7 @@ def main() -> int:
     """Run the step; gives the exit code, which is 0 whenever a result was reported."""
     task = Task(os.environ, standard_output(), take=(REPOSITORY_VARIABLE, ROOT_VARIABLE))
     try:
-        with cancellation():
+        with cancellation(_shim()):
             run(task)
     except Canceled as canceled:
         task.set_result(Result.FAILED, f"The step was canceled. {canceled.state or _UNTOUCHED}.")
@@ -82,6 +82,11 @@ def main() -> int:
         what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         _fail(task, InputError(f"this machine does not let the step work: {what}"))
     return 0
+
+
+def _shim() -> int:
+    """The number of the process that started this one, as task/index.js gives it."""
+    return int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1].isdecimal() else 0
 
 
 def _fail(task: Task, error: SignImageError) -> None:
@@ -109,6 +114,8 @@ def run(task: Task) -> None:
         except Canceled as canceled:
             canceled.state = _STATES.get(log.current, _UNTOUCHED)
             raise
+        finally:
+            ignore_signals()  # what is left is to clean up, and to tell a result that is known
 
 
 class _Step:

@@ -100,7 +100,9 @@ def test_a_worker_that_ran_has_reported_its_own_result(shim: Shim) -> None:
 def test_the_worker_is_started_isolated_and_by_its_folder(shim: Shim) -> None:
     shim.python("bin/python3", "import sys; print('\\n'.join(sys.argv[1:]))" + REPORTED)
     worker = os.path.realpath(shim.folder / "pyworker")
-    assert shim.run().splitlines() == ["-I", "-S", "-B", "-X", "utf8", worker]
+    *seen, parent = shim.run().splitlines()
+    assert seen == ["-I", "-S", "-B", "-X", "utf8", worker]
+    assert parent.isdecimal()
 
 
 def test_names_with_hyphens_and_dots_reach_the_worker(shim: Shim) -> None:
@@ -362,6 +364,20 @@ def test_what_a_killed_step_left_behind_is_removed(tmp_path: Path) -> None:
     (tmp_path / "signimage-notes.txt").write_text("a file of somebody else's")
     assert clean(tmp_path) == ""
     assert {path.name for path in tmp_path.iterdir()} == {"other-step", "signimage-notes.txt"}
+
+
+def test_a_program_of_a_killed_worker_is_ended(
+    tmp_path: Path, running: list[subprocess.Popen[str]]
+) -> None:
+    own = tmp_path / "signimage-1" / "docker-config-2"
+    own.mkdir(parents=True)
+    for folder in (own, tmp_path / "docker"):
+        environment = {"DOCKER_CONFIG": str(folder)}
+        running.append(subprocess.Popen(["/bin/sleep", "600"], env=environment, text=True))
+    assert clean(tmp_path) == ""
+    assert running[0].wait(30) == -signal.SIGKILL
+    assert running[1].poll() is None
+    assert not own.exists()
 
 
 def test_cleaning_follows_no_links(tmp_path: Path) -> None:

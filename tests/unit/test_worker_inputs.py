@@ -229,6 +229,18 @@ def test_a_login_of_an_earlier_step_says_which_registry_is_meant() -> None:
         _read({"containerRegistry": ""}, hosts=["a.example.com", "b.example.com"])
 
 
+def test_build_names_an_image_as_push_will_look_for_it() -> None:
+    """Without a connection both take the registry that an earlier step logged in to."""
+    given = {"command": "build", "containerRegistry": ""}
+    assert _read(given, hosts=["reg.example.com"]).repository.gun == "reg.example.com/team/app"
+    assert _read(given, hosts=[]).repository.gun == "docker.io/team/app"
+
+
+def test_docker_hub_named_in_the_repository_is_meant() -> None:
+    given = {"containerRegistry": "", "repository": "docker.io/team/app"}
+    assert _read(given, hosts=["reg.example.com"]).repository.gun == "docker.io/team/app"
+
+
 @pytest.mark.parametrize("name", ["repository", "signingKey"])
 def test_a_required_input_is_asked_for(name: str) -> None:
     with pytest.raises(TaskError, match=f"input {name}: expected a value, got none"):
