@@ -9,10 +9,10 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import final
 
-from unit.small_server import Reply
+from unit.small_server import QuietServer, Reply
 
 _CHUNK = 65_536  # bytes
 
@@ -39,7 +39,7 @@ class SmallProxy:
         self.answer = answer
         self.ending = threading.Event()
         handler = type("_Bound", (_Handler,), {"proxy": self})
-        self._server = _Server(("127.0.0.1", 0), handler)
+        self._server = QuietServer(("127.0.0.1", 0), handler)
         scheme = "http"
         if tls is not None:
             scheme = "https"
@@ -107,15 +107,3 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
             target.sendall(chunk)
     with suppress(OSError):
         target.shutdown(socket.SHUT_WR)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def process_request_thread(self, request: object, client_address: object) -> None:
-        with suppress(OSError, ValueError):  # the client went away, or the handshake failed
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]  # typeshed wants a socket
-
-    def handle_error(self, *what: object) -> None:
-        """Stay silent: a client that goes away is what many tests are about."""

@@ -50,7 +50,7 @@ class SmallServer:
         self.connections = 0
         self._answer = answer
         self._stopping = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), self._handler())
+        self._server = QuietServer(("127.0.0.1", 0), self._handler())
         scheme = "http"
         if tls is not None:
             scheme = "https"
@@ -125,7 +125,9 @@ class SmallServer:
             handler.wfile.write(reply.raw[-1:])
 
 
-class _Server(ThreadingHTTPServer):
+class QuietServer(ThreadingHTTPServer):
+    """Serves each connection by itself, and says nothing of those that end badly."""
+
     daemon_threads = True
     block_on_close = False
 

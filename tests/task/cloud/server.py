@@ -11,11 +11,13 @@ The rules:
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
+
+from unit.small_server import QuietServer
 
 _IDLE_S = 30  # an unused connection is closed then
 _HANG_S = 120  # longer than any patience of the product; the end of a test ends it sooner
@@ -260,7 +262,7 @@ def serve(
         def log_message(self, *words: object) -> None:
             """Keep standard error for the tests."""
 
-    server = _Server(("127.0.0.1", 0), Handler)
+    server = QuietServer(("127.0.0.1", 0), Handler)
     if tls is not None:
         server.socket = tls.wrap_socket(
             server.socket, server_side=True, do_handshake_on_connect=False
@@ -280,15 +282,3 @@ def running(server: ThreadingHTTPServer) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def process_request_thread(self, request: object, client_address: object) -> None:
-        with suppress(OSError, ValueError):  # the client went away, or refused our certificate
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]  # typeshed wants a socket
-
-    def handle_error(self, *what: object) -> None:
-        """Stay silent: a client that goes away is what many tests are about."""
