@@ -2,30 +2,24 @@
 
 The rules of this file:
 
-1. Programs are started from argument lists, never by a shell, with a chosen environment, in a
-   session of their own, so that ending one ends all that it started.
+1. Programs are started as `programs` says, with a chosen environment.
 2. What the engine says of a digest is a claim; the registry's bytes decide (see `registry`).
 
 Docker Engine API: `POST /build`, `/images/load`, `/images/{name}/tag`, `/images/{name}/push`;
 Docker CLI `build`.
 """
 
-import os
-import re
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from signimage.cancellation import undisturbed
+from signimage.dockerbuild import TAIL, BuildRequest, build_command, failure, loaded, tee
 from signimage.dockerconfig import (
     DockerConfig,
     EngineAddress,
@@ -35,34 +29,20 @@ from signimage.dockerconfig import (
     split_arguments,
 )
 from signimage.dockerfile import base_image
-from signimage.enginestream import Output, Pushed, not_built, read_build, read_load, read_push
+from signimage.enginestream import Pushed, not_built, read_build, read_load, read_push
 from signimage.errors import EngineError, FormatError, InputError, SignImageError
 from signimage.imagedetails import Layer
 from signimage.oci import Digest
+from signimage.programs import Output, run_program
 from signimage.transport import FOREIGN_ERRORS, Credentials, readable, reason
 
 if TYPE_CHECKING:
     from docker import APIClient
 
-LINE_MAX = 64 * 1024  # bytes; longer lines arrive in parts
-GRACE_S = 3.0  # between asking a program to end and ending it; the agent gives us 10 s in all
 SILENCE_S = 600  # the engine may compress a large layer for minutes without a word
 PROBE_S = 20  # for a question that takes some 30 ms: a version
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_TAIL = 40  # lines kept to find the reason of a failed build in
 
-__all__ = ["BuildRequest", "Docker", "Pushed", "split_arguments"]
-
-
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
-    """What to build: `references` are the names (`host/path:tag`) that the image gets."""
-
-    dockerfile: Path
-    context: Path
-    references: tuple[str, ...]
-    labels: Mapping[str, str] = field(default_factory=dict)
-    arguments: tuple[str, ...] = ()
+__all__ = ["Docker", "Pushed", "split_arguments"]
 
 
 @final
@@ -113,14 +93,14 @@ class Docker:
             request = loaded(request)
         with tempfile.TemporaryDirectory(dir=self._config.folder) as folder:
             id_file = Path(folder, "id")
-            tail: deque[str] = deque(maxlen=_TAIL)
+            tail: deque[str] = deque(maxlen=TAIL)
             status = run_program(
                 build_command(program, request, id_file),
                 environment,
-                _tee(on_output, tail),
+                tee(on_output, tail),
             )
             if status != 0:
-                raise not_built(_failure(tail, status))
+                raise not_built(failure(tail, status))
             return _read_id(id_file)
 
     def base_image_labels(self, dockerfile: Path) -> dict[str, str]:
@@ -262,27 +242,6 @@ class Docker:
 # --- the command line -----------------------------------------------------------------------
 
 
-def build_command(program: str, request: BuildRequest, id_file: Path) -> list[str]:
-    """Return the argument list; the user's come after ours and win, except for the ID file."""
-    command = [program, "build", "--file", str(request.dockerfile)]
-    for reference in request.references:
-        command += ["--tag", reference]
-    for name, value in request.labels.items():
-        command += ["--label", f"{name}={value}"]
-    return [*command, *request.arguments, "--iidfile", str(id_file), str(request.context)]
-
-
-def loaded(request: BuildRequest) -> BuildRequest:
-    """Have BuildKit bring the image into the engine: builders in containers keep it otherwise.
-
-    Where the user's arguments say what becomes of the image, that is what becomes of it.
-    """
-    own = ("--load", "--push", "--output", "-o")
-    if any(word.partition("=")[0] in own for word in request.arguments):
-        return request
-    return replace(request, arguments=(*request.arguments, "--load"))
-
-
 def has_buildx(program: str, environment: Mapping[str, str]) -> bool:
     """Tell whether `docker build` can use BuildKit."""
     try:
@@ -298,95 +257,6 @@ def has_buildx(program: str, environment: Mapping[str, str]) -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return probe.returncode == 0
-
-
-def run_program(command: Sequence[str], environment: Mapping[str, str], on_output: Output) -> int:
-    """Run a program to its end and return its exit status; both its streams go to *on_output*.
-
-    Whatever interrupts this function ends the program and all that it started.
-
-    Raises:
-        EngineError: It cannot be started.
-    """
-    with _running(command, environment) as process:
-        stream = process.stdout
-        while stream is not None and (line := stream.readline(LINE_MAX)):
-            on_output(line)
-        return process.wait()
-
-
-@contextmanager
-def _running(
-    command: Sequence[str], environment: Mapping[str, str]
-) -> Iterator["subprocess.Popen[bytes]"]:
-    process: subprocess.Popen[bytes] | None = None
-    try:
-        # Interrupted between its start and our knowing of it, a program would go on for ever.
-        with undisturbed():
-            process = _started(command, environment)
-        yield process
-    except BaseException:
-        if process is not None:
-            _end(process)
-        raise
-    finally:
-        if process is not None:
-            with process:
-                """Close its stream, and wait for it."""
-
-
-def _started(command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    try:
-        return subprocess.Popen(  # noqa: S603 -- an argument list, never a shell
-            command,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-        )
-    except OSError as error:
-        raise EngineError(f"{command[0]} cannot be started: {reason(error)}") from error
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        _signal(process, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_S)
-    finally:
-        # The program may be gone and its children not.
-        _signal(process, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
-
-
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with suppress(OSError):
-        if sys.platform == "win32":
-            process.kill()
-        else:
-            os.killpg(process.pid, number)
-
-
-def _tee(on_output: Output, tail: deque[str]) -> Output:
-    def write(line: bytes) -> None:
-        text = readable(_COLOUR.sub("", line.decode("utf-8", "replace")))
-        if text:
-            tail.append(text)
-        on_output(line)
-
-    return write
-
-
-def _failure(tail: Iterable[str], status: int) -> str:
-    """Return the line that says why a build failed: the last that speaks of an error."""
-    lines = list(tail)
-    signs = ("error", "failed", "non-zero", "cannot", "unknown flag", "denied", "not found")
-    for line in reversed(lines):
-        if any(sign in line.lower() for sign in signs):
-            return line.removeprefix("Error response from daemon: ")
-    how = f"docker ended with status {status}" if status > 0 else f"signal {-status} ended docker"
-    return f"{how}: {lines[-1]}" if lines else how
 
 
 def _read_id(id_file: Path) -> str:

@@ -19,9 +19,8 @@ from signimage.errors import (
     UnauthorizedError,
 )
 from signimage.oci import Digest
+from signimage.programs import Output
 from signimage.response import readable
-
-Output = Callable[[bytes], object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,11 @@ Grammar: OCI Distribution Specification 1.1, "Pulling manifests", and Docker's f
 """
 
 import hashlib
+import json
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO, Protocol
 
 from signimage.errors import FormatError, HashMismatchError, InputError
 
@@ -176,6 +179,61 @@ class Descriptor:
     media_type: str
     digest: Digest
     size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest or index, byte for byte as the registry keeps it."""
+
+    descriptor: Descriptor
+    content: bytes = field(repr=False)
+
+    def check_image(self, image_id: str) -> None:
+        """Refuse the manifest of another image than *image_id*, the engine's `sha256:…`.
+
+        Engines name an image by its configuration or by its manifest. An index names neither
+        by itself, so for an index there is nothing to compare.
+
+        Raises:
+            HashMismatchError: It is the manifest of another image.
+        """
+        config = json.loads(self.content).get("config")
+        if not isinstance(config, dict):
+            return
+        names = (config.get("digest"), self.descriptor.digest.text)
+        if image_id not in names:
+            raise HashMismatchError(
+                f"pushed image: expected {image_id}, which was built, got {names[0]}",
+                hint="Another job on this agent may use the same tag; run the step again",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Some content that a manifest refers to: a layer, a configuration.
+
+    `open` gives it from its first byte and may be called again; whoever calls it closes it.
+    """
+
+    descriptor: Descriptor
+    open: Callable[[], BinaryIO]
+
+
+class StoredImage(Protocol):
+    """An image, or an index of images, outside of any registry."""
+
+    def blobs(self) -> Iterator[Blob]:
+        """Give each blob once, layers before configurations; may take long, as it compresses.
+
+        Raises:
+            FormatError: The image is damaged, or is not what it says.
+        """
+
+    def manifests(self) -> tuple[Manifest, ...]:
+        """Give each manifest before what refers to it, the image's own last.
+
+        Only after `blobs` has come to its end.
+        """
 
 
 def check_tag(tag: str) -> None:

@@ -10,10 +10,8 @@ Who we are and what we may do there is `authorization`'s.
 """
 
 import http.client
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from urllib.parse import quote, urljoin, urlsplit
 
 from signimage.authorization import Login, TokenAuthorizer, failure
@@ -26,7 +24,7 @@ from signimage.errors import (
     RemoteError,
     UnreachableError,
 )
-from signimage.oci import DOCKER_HUB, Descriptor, Digest, Repository
+from signimage.oci import DOCKER_HUB, Descriptor, Digest, Manifest, Repository
 from signimage.permissions import PIPELINE, LoginAdvice, Permission
 from signimage.transport import Response, Transport, is_loopback, origin, readable
 
@@ -42,33 +40,6 @@ MANIFEST_TYPES = (
 )
 _HUB_API_HOST = "registry-1.docker.io"
 _WHAT = "registry"
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """A manifest or index, byte for byte as the registry keeps it."""
-
-    descriptor: Descriptor
-    content: bytes = field(repr=False)
-
-    def check_image(self, image_id: str) -> None:
-        """Refuse the manifest of another image than *image_id*, the engine's `sha256:…`.
-
-        Engines name an image by its configuration or by its manifest. An index names neither
-        by itself, so for an index there is nothing to compare.
-
-        Raises:
-            HashMismatchError: It is the manifest of another image.
-        """
-        config = json.loads(self.content).get("config")
-        if not isinstance(config, dict):
-            return
-        names = (config.get("digest"), self.descriptor.digest.text)
-        if image_id not in names:
-            raise HashMismatchError(
-                f"pushed image: expected {image_id}, which was built, got {names[0]}",
-                hint="Another job on this agent may use the same tag; run the step again",
-            )
 
 
 class Registry:

@@ -23,9 +23,9 @@ from signimage.keys import Signer
 from signimage.lookup import released, signers_of, signing_roles
 from signimage.metadata import RELEASES, ROOT, TARGETS
 from signimage.notary import TrustServer
-from signimage.oci import Digest, Repository
+from signimage.oci import Digest, Manifest, Repository
 from signimage.publication import signing_plan
-from signimage.registry import Manifest, Registry
+from signimage.registry import Registry
 from signimage.trust import TrustedRepository
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from signimage.dockerbuild import BuildRequest
 from signimage.dockerfile import base_image
-from signimage.engine import BuildRequest, Docker
+from signimage.engine import Docker
 from signimage.imagedetails import PushedImage
 from signimage.oci import Digest, Repository
 from signimage.response import CredentialSource

@@ -28,9 +28,10 @@ from signimage.authorization import TokenAuthorizer
 from signimage.azure import pipeline_labels
 from signimage.cancellation import Canceled, cancellation, ignore_signals
 from signimage.credentials import StoredLogin, logged_in
+from signimage.dockerbuild import BuildRequest
 from signimage.dockerconfig import private_config, user_folder
 from signimage.dockerfile import build_context, find_dockerfile
-from signimage.engine import BuildRequest, Docker, split_arguments
+from signimage.engine import Docker, split_arguments
 from signimage.errors import InputError, PassphraseError, SignImageError
 from signimage.inputs import Command, Inputs, read_inputs
 from signimage.keyfile import KeyFile

@@ -15,16 +15,17 @@ from peers.stack import Stack, make_context
 from peers.workstation import IMAGE, OTHER, PASSPHRASES, Workstation
 from signimage import cli
 from signimage.administration import initialise_repository, remove_signer
+from signimage.dockerbuild import BuildRequest
 from signimage.dockerconfig import private_config
-from signimage.engine import BuildRequest, Docker
+from signimage.engine import Docker
 from signimage.errors import NotASignerError, RootPinError
 from signimage.filemeta import FileMeta
 from signimage.keys import PrivateKey
 from signimage.lookup import released, signers_of
 from signimage.metadata import SNAPSHOT, TARGETS, TIMESTAMP
 from signimage.notary import TrustServer
-from signimage.oci import Descriptor, Digest, Repository
-from signimage.registry import Manifest, Registry
+from signimage.oci import Descriptor, Digest, Manifest, Repository
+from signimage.registry import Registry
 from signimage.signing import Order, push_and_sign, sign
 from signimage.transport import Transport
 from signimage.trustapi import TrustApi

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from peers.stack import Stack, make_context
+from signimage.dockerbuild import BuildRequest
 from signimage.dockerconfig import DockerConfig, private_config
-from signimage.engine import BuildRequest, Docker
+from signimage.engine import Docker
 from signimage.errors import BuildError, EngineError, UnauthorizedError
 from signimage.oci import Repository
 from signimage.registry import Registry

@@ -7,8 +7,8 @@ import pytest
 
 from peers.stack import Stack
 from signimage.errors import NotFoundError, RemoteError, UnauthorizedError
-from signimage.oci import Descriptor, Digest, Repository
-from signimage.registry import Manifest, Registry
+from signimage.oci import Descriptor, Digest, Manifest, Repository
+from signimage.registry import Registry
 from signimage.transport import Credentials, Transport
 
 OCI = "application/vnd.oci.image.manifest.v1+json"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from signimage.cancellation import Canceled, cancellation, ignore_signals, undisturbed
-from signimage.engine import run_program
+from signimage.programs import run_program
 
 assert sys.platform != "win32", "there the console delivers signals, and nothing here holds"
 

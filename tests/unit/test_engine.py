@@ -15,16 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from signimage.dockerbuild import BuildRequest, build_command, loaded
 from signimage.dockerconfig import DockerConfig, engine_options, split_arguments
-from signimage.engine import (
-    BuildRequest,
-    Docker,
-    Pushed,
-    build_command,
-    has_buildx,
-    loaded,
-    run_program,
-)
+from signimage.engine import Docker, Pushed, has_buildx
 from signimage.errors import (
     BuildError,
     EngineError,
@@ -35,6 +28,7 @@ from signimage.errors import (
     UnauthorizedError,
 )
 from signimage.oci import Digest
+from signimage.programs import run_program
 from signimage.transport import Credentials
 from unit.small_server import Reply, Request, SmallServer
 

@@ -37,7 +37,8 @@ _LAYERS = (
     ("publisher",),
     ("registry", "trustapi", "acr"),
     ("authorization", "credentials", "entra"),
-    ("securefiles", "tokenservice", "imagedetails", "enginestream"),
+    ("securefiles", "tokenservice", "imagedetails", "enginestream", "dockerbuild"),
+    ("programs",),
     # I/O tools
     ("cancellation", "keystore", "trustcache", "dockerconfig", "dockerfile"),
     ("agentnetwork", "transport"),

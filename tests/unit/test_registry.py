@@ -18,11 +18,10 @@ from signimage.errors import (
     UnavailableError,
     UnreachableError,
 )
-from signimage.oci import Descriptor, Digest, Repository
+from signimage.oci import Descriptor, Digest, Manifest, Repository
 from signimage.registry import (
     MANIFEST_MAX,
     MANIFEST_TYPES,
-    Manifest,
     Registry,
     base_url,
 )
