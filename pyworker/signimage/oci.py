@@ -63,6 +63,11 @@ class Digest:
         return self.text.removeprefix("sha256:")
 
     @property
+    def tag(self) -> str:
+        """A name for the content that is legal as a tag: `sha256-<64 hex>`."""
+        return self.text.replace(":", "-")
+
+    @property
     def raw(self) -> bytes:
         """The 32 bytes of the hash, as Notary writes them (in base64) into a target."""
         return bytes.fromhex(self.hex)
@@ -188,24 +193,67 @@ class Manifest:
     descriptor: Descriptor
     content: bytes = field(repr=False)
 
+    def is_image(self, image_id: str) -> bool:
+        """Tell whether an engine calls this *image_id*, `sha256:…`.
+
+        Engines name an image by its configuration, or by its manifest or index.
+        """
+        return image_id in (self._config_digest, self.descriptor.digest.text)
+
     def check_image(self, image_id: str) -> None:
         """Refuse the manifest of another image than *image_id*, the engine's `sha256:…`.
 
-        Engines name an image by its configuration or by its manifest. An index names neither
-        by itself, so for an index there is nothing to compare.
+        Where the engine keeps the image of one platform out of many, the index that it pushes
+        names neither; then there is nothing to compare.
 
         Raises:
             HashMismatchError: It is the manifest of another image.
         """
-        config = json.loads(self.content).get("config")
-        if not isinstance(config, dict):
-            return
-        names = (config.get("digest"), self.descriptor.digest.text)
-        if image_id not in names:
+        if self._config_digest and not self.is_image(image_id):
             raise HashMismatchError(
-                f"pushed image: expected {image_id}, which was built, got {names[0]}",
+                f"pushed image: expected {image_id}, which was built, got {self._config_digest}",
                 hint="Another job on this agent may use the same tag; run the step again",
             )
+
+    @property
+    def _config_digest(self) -> str:
+        config = json.loads(self.content).get("config")
+        return str(config.get("digest", "")) if isinstance(config, dict) else ""
+
+    def children(self) -> tuple["Child", ...]:
+        """The manifests that an index refers to; none for the manifest of a single image.
+
+        Raises:
+            FormatError: An entry is no descriptor.
+        """
+        entries = json.loads(self.content).get("manifests")
+        if not isinstance(entries, list):
+            return ()
+        return tuple(Child.parse(entry) for entry in entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """What an index says of one of its manifests; `platform` as `linux/arm64/v8`, "" if unsaid.
+
+    BuildKit keeps attestations beside the images, under the platform `unknown/unknown`.
+    OCI Image Specification 1.1, "Image Index".
+    """
+
+    digest: Digest
+    platform: str
+    is_image: bool
+
+    @classmethod
+    def parse(cls, entry: object) -> "Child":
+        """Read one entry of `manifests`."""
+        if not isinstance(entry, dict) or not isinstance(entry.get("digest"), str):
+            raise FormatError("image index: expected descriptors in manifests, got something else")
+        platform = entry.get("platform")
+        parts = platform if isinstance(platform, dict) else {}
+        names = [parts.get(name) for name in ("os", "architecture", "variant")]
+        text = "/".join(name for name in names if isinstance(name, str) and name)
+        return cls(Digest.parse(entry["digest"]), text, text != "unknown/unknown")
 
 
 @dataclass(frozen=True, slots=True)
