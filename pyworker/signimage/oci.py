@@ -185,6 +185,21 @@ class Descriptor:
     digest: Digest
     size: int  # bytes
 
+    @classmethod
+    def parse(cls, entry: object) -> "Descriptor":
+        """Read a descriptor from a manifest.
+
+        Raises:
+            FormatError: It is none.
+        """
+        members = entry if isinstance(entry, dict) else {}
+        kind, digest, size = (members.get(name) for name in ("mediaType", "digest", "size"))
+        if not isinstance(kind, str) or not isinstance(digest, str) or not isinstance(size, int):
+            raise FormatError("descriptor: expected mediaType, digest and size, got something else")
+        if size < 0:
+            raise FormatError(f"descriptor of {digest[:100]!r}: expected a size, got {size}")
+        return cls(kind, Digest.parse(digest), size)
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -198,7 +213,7 @@ class Manifest:
 
         Engines name an image by its configuration, or by its manifest or index.
         """
-        return image_id in (self._config_digest, self.descriptor.digest.text)
+        return image_id in (self.config_digest, self.descriptor.digest.text)
 
     def check_image(self, image_id: str) -> None:
         """Refuse the manifest of another image than *image_id*, the engine's `sha256:…`.
@@ -209,16 +224,26 @@ class Manifest:
         Raises:
             HashMismatchError: It is the manifest of another image.
         """
-        if self._config_digest and not self.is_image(image_id):
+        if self.config_digest and not self.is_image(image_id):
             raise HashMismatchError(
-                f"pushed image: expected {image_id}, which was built, got {self._config_digest}",
+                f"pushed image: expected {image_id}, which was built, got {self.config_digest}",
                 hint="Another job on this agent may use the same tag; run the step again",
             )
 
     @property
-    def _config_digest(self) -> str:
+    def config_digest(self) -> str:
+        """The digest of the configuration, `sha256:…`; "" for an index."""
         config = json.loads(self.content).get("config")
         return str(config.get("digest", "")) if isinstance(config, dict) else ""
+
+    def layers(self) -> tuple[Descriptor, ...]:
+        """The layers of a single image, the lowest first; none for an index.
+
+        Raises:
+            FormatError: An entry is no descriptor.
+        """
+        entries = json.loads(self.content).get("layers")
+        return tuple(Descriptor.parse(one) for one in entries) if isinstance(entries, list) else ()
 
     def children(self) -> tuple["Child", ...]:
         """The manifests that an index refers to; none for the manifest of a single image.
