@@ -2,7 +2,7 @@
 # Installs what this project needs and this machine lacks; `make` calls it before anything else.
 #
 #   packaging/setup.sh unit    Python libraries only: no root, no peers
-#   packaging/setup.sh all     and Debian packages, and the programs from npm
+#   packaging/setup.sh all     and Debian packages, the programs from npm, and a BuildKit
 #
 # Each step first asks whether it is needed, so a second run takes no time. What a step installed
 # carries the hash of what it was installed from, and goes with it when it is deleted.
@@ -23,8 +23,12 @@ debian_packages() {
     need docker-registry docker-registry
     need notary notary
     need notary-server notary
+    need runc runc
     need setpriv util-linux
     need openssl openssl
+    # What completes command lines is tried in the shells themselves.
+    need zsh zsh
+    need fish fish
     # Debian keeps the programs of PostgreSQL's server out of PATH.
     has postgres || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
     need node nodejs
@@ -86,6 +90,64 @@ npm_programs() {
     done
 }
 
+# A BuildKit that can do what the builds of the tests need: newer than what this machine may run
+# as its own, so it is laid into a folder and never installed.
+buildkit_programs() {
+    local programs=.cache/buildkit
+    local names=(docker.io containerd docker-buildx)
+    if [[ -x $programs/dockerd && -x $programs/containerd && -x $programs/docker-buildx ]]; then return; fi
+    has apt-get || die "BuildKit for the tests comes as the Debian packages ${names[*]}, and apt-get is missing"
+    say "fetching BuildKit: the Debian packages ${names[*]}, unpacked into $programs"
+    rm -rf "$programs".new
+    mkdir -p "$programs".new/{deb,root}
+    (cd "$programs".new && apt_download "${names[@]}") || die "the Debian packages ${names[*]} cannot be fetched"
+    local package
+    for package in "$programs".new/deb/*.deb; do dpkg -x "$package" "$programs".new/root; done
+    # The rest of 300 MB is of no use here.
+    find "$programs".new/root -type f \( -name dockerd -o -name containerd -o -name containerd-shim-runc-v2 \
+        -o -name docker-buildx \) -perm -u+x -exec mv -t "$programs".new {} +
+    rm -rf "$programs" "$programs".new/{deb,root,apt}
+    mv "$programs".new "$programs"
+}
+
+# apt_download NAME...: fetches packages into deb/ of the folder it runs in, verified by apt itself.
+apt_download() (
+    # Images of machines come without lists.
+    if ! apt_knows "$@" && [[ ! $(debian_mirror) ]] && ((EUID == 0)); then apt-get update -qq || exit; fi
+    # This machine's own release, where it has them all; else the first release of Debian that has,
+    # by the mirror that this machine uses, with lists apart from the machine's own.
+    if ! apt_knows "$@"; then
+        local mirror
+        mirror=$(debian_mirror)
+        [[ $mirror ]] || die "no release of Debian is among the sources of apt, or its lists are missing: apt-get update"
+        mkdir -p apt/lists/partial apt/cache/archives/partial
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >apt/sources.list
+        : >apt/status
+        cat >apt/apt.conf <<CONF
+Dir::State "$PWD/apt";
+Dir::State::status "$PWD/apt/status";
+Dir::Cache "$PWD/apt/cache";
+Dir::Etc::sourcelist "$PWD/apt/sources.list";
+Dir::Etc::sourceparts "-";
+Acquire::Languages "none";
+CONF
+        export APT_CONFIG=$PWD/apt/apt.conf
+        apt-get update -qq -o APT::Update::Error-Mode=any || exit
+    fi
+    cd deb
+    # A folder of this user's own is no place for the account that apt downloads as.
+    apt-get download -qq -o APT::Sandbox::User=root "$@"
+)
+
+apt_knows() {
+    local name
+    for name; do apt-cache show "$name" >/dev/null 2>&1 || return; done
+}
+
+debian_mirror() {
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | sort -u | head -n 1
+}
+
 case ${1:-all} in
     unit) python_libraries ;;
     all)
@@ -93,6 +155,7 @@ case ${1:-all} in
         debian_packages
         python_libraries
         npm_programs
+        buildkit_programs
         ;;
     *) die "expected unit or all, got $1" ;;
 esac

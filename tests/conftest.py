@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from peers.buildkit import BuildKit, running_buildkit
 from peers.stack import Stack
 
 # How long an example takes says more of the machine than of us; timings are the benchmark's.
@@ -29,6 +30,13 @@ def stack() -> Iterator[Stack]:
             yield running
         finally:
             running.stop()
+
+
+@pytest.fixture(scope="session")
+def buildkit() -> Iterator[BuildKit]:
+    """Start a BuildKit with two builders; stop it at the end."""
+    with running_buildkit() as running:
+        yield running
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from azure_pipelines_task_lib.errors import ConnectionDataError, EnvironmentFormatError
+from azure_pipelines_task_lib.text import is_unicode
 
 _TAKEN_PREFIXES = (
     "INPUT_",
@@ -180,7 +181,8 @@ def parse_authorization(text: str) -> EndpointAuthorization:
     """Read the JSON of `ENDPOINT_AUTH_<id>`: `{"scheme": …, "parameters": {…}}`.
 
     Raises:
-        ConnectionDataError: It is something else. The message holds no part of *text*.
+        ConnectionDataError: It is something else, or holds what no request can hold. The message
+            holds no part of *text*.
     """
     content = _parse_json(text)
     scheme = content.get("scheme", "") if isinstance(content, dict) else None
@@ -191,6 +193,10 @@ def parse_authorization(text: str) -> EndpointAuthorization:
             "got something else"
         )
     kept = {name: value for name, value in parameters.items() if isinstance(value, str)}
+    if not is_unicode("".join((scheme, *kept, *kept.values()))):
+        raise ConnectionDataError(
+            "authorization of a service connection: expected Unicode text, got something else"
+        )
     return EndpointAuthorization(scheme, kept)
 
 

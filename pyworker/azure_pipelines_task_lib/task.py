@@ -29,7 +29,7 @@ from azure_pipelines_task_lib.errors import (
 )
 from azure_pipelines_task_lib.output import ByteStream, LineSink, Output
 from azure_pipelines_task_lib.redaction import secret_parts
-from azure_pipelines_task_lib.text import split_lines
+from azure_pipelines_task_lib.text import is_unicode, split_lines
 
 
 class Task:
@@ -139,10 +139,17 @@ class Task:
     def get_endpoint_authorization_parameter(
         self, endpoint_id: str, key: str, *, required: bool = True
     ) -> str:
-        """Return the authorization parameter *key* of the service connection *endpoint_id*."""
+        """Return the authorization parameter *key* of the service connection *endpoint_id*.
+
+        Raises:
+            ConnectionDataError: It is required and not there, or is no Unicode text.
+        """
         name = f"ENDPOINT_AUTH_PARAMETER_{endpoint_id}_{variable_key(key)}"
         what = f"service connection {endpoint_id}: expected authorization parameter {key}"
-        return _found(self._environment.taken(name), what, required=required)
+        value = self._environment.taken(name)
+        if not is_unicode(value):
+            raise ConnectionDataError(f"{what} in Unicode, got something else")
+        return _found(value, what, required=required)
 
     def get_endpoint_authorization(self, endpoint_id: str) -> EndpointAuthorization:
         """Return scheme and parameters of the service connection *endpoint_id* in one.

@@ -36,6 +36,15 @@ _TWO_HASHES = re.compile("[#\ufe5f\uff03].*[#\ufe5f\uff03]", re.DOTALL)
 _FILLERS = "\u115f\u1160\u3164\uffa0"
 
 _MACRO = re.compile(r"\$\(.+\)")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether *text* can leave the process; half of a surrogate pair cannot.
+
+    JSON may spell such halves, and Python reads bytes that are not UTF-8 as them.
+    """
+    return not _SURROGATE.search(text)
 
 
 def split_lines(text: str) -> list[str]:

@@ -14,6 +14,9 @@ from signimage.transport import readable
 
 TAIL = 40  # lines kept to find the reason of a failed build in
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# What Docker says below the reason, where its own argument list was wrong, and how much of it.
+_USAGE = re.compile(r"Usage:\s+docker |(See|Run) 'docker [^']*--help'")
+_USAGE_LINES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,11 @@ def tee(on_output: Output, tail: deque[str]) -> Output:
     return write
 
 
+def is_misuse(tail: Iterable[str]) -> bool:
+    """Tell whether Docker explained how it is used, instead of building."""
+    return any(_USAGE.match(line) for line in list(tail)[-_USAGE_LINES:])
+
+
 def failure(tail: Iterable[str], status: int) -> str:
     """Return the line that says why a build failed: the last that speaks of an error."""
     lines = list(tail)
@@ -67,5 +75,7 @@ def failure(tail: Iterable[str], status: int) -> str:
     for line in reversed(lines):
         if any(sign in line.lower() for sign in signs):
             return line.removeprefix("Error response from daemon: ")
+    if is_misuse(lines):  # the reason has no sign of its own
+        lines = lines[: next(at for at, line in enumerate(lines) if _USAGE.match(line))]
     how = f"docker ended with status {status}" if status > 0 else f"signal {-status} ended docker"
     return f"{how}: {lines[-1]}" if lines else how

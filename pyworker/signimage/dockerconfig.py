@@ -19,14 +19,16 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from signimage.errors import InputError
+from signimage.oci import DOCKER_HUB
 from signimage.transport import Credentials, readable
 
+HUB_KEY = "https://index.docker.io/v1/"  # the one name under which Docker keeps its Hub's login
 _DEFAULT_HOST = (
     "npipe:////./pipe/docker_engine" if sys.platform == "win32" else ("unix:///var/run/docker.sock")
 )
@@ -125,12 +127,37 @@ def private_config(
     folder = Path(tempfile.mkdtemp(prefix="docker-config-", dir=parent))  # 0700
     try:
         _write_private(folder / "config.json", json.dumps(settings).encode())
-        _bring_contexts(original, folder)
+        engine = {} if _bring_contexts(original, folder) else engine_variables(environ)
         builders = environ.get("BUILDX_CONFIG") or str(original / "buildx")
-        yield DockerConfig(folder, {"DOCKER_CONFIG": str(folder), "BUILDX_CONFIG": builders})
+        own = {"DOCKER_CONFIG": str(folder), "BUILDX_CONFIG": builders}
+        yield DockerConfig(folder, {**engine, **own})
     finally:
         (folder / "config.json").unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def log_in(folder: Path, host: str, credentials: Credentials | None) -> None:
+    """Have Docker's programs use these *credentials* for a registry from now on, or none.
+
+    Args:
+        folder: A private configuration.
+        host: The registry, as names of images spell it.
+        credentials: What to log in with; None takes away what there was.
+
+    Raises:
+        InputError: The configuration cannot be read.
+    """
+    settings = read_settings(folder)
+    key = HUB_KEY if host == DOCKER_HUB else host
+    for name in ("auths", "credHelpers"):
+        settings.setdefault(name, {}).pop(key, None)
+    if credentials is not None:
+        settings["auths"][key] = _auth(credentials)
+    # Docker may be reading: what it finds is the old file or the new one.
+    new = folder / "config.json.new"
+    new.unlink(missing_ok=True)
+    _write_private(new, json.dumps(settings).encode())
+    new.replace(folder / "config.json")
 
 
 def child_environment(
@@ -240,6 +267,22 @@ def engine_address(environ: Mapping[str, str]) -> EngineAddress:
     return _context_address(original, name) if name else EngineAddress(_DEFAULT_HOST)
 
 
+def engine_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return variables that lead to the same engine where the user's contexts are not at hand.
+
+    Raises:
+        InputError: A context is named that is not there or not readable.
+    """
+    if environ.get("DOCKER_HOST") or not _context_name(environ, user_folder(environ)):
+        return {}
+    address = engine_address(environ)
+    variables = {"DOCKER_HOST": address.host}
+    if address.uses_tls:
+        variables["DOCKER_CERT_PATH"] = str(Path(address.ca or address.certificate).parent)
+        variables["DOCKER_TLS_VERIFY" if address.is_verified else "DOCKER_TLS"] = "1"
+    return variables
+
+
 def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield flags with their values, from `--flag=value` and `--flag value` alike."""
     for index, argument in enumerate(arguments):
@@ -286,9 +329,15 @@ def _private_settings(
         known = theirs.get(name, {})
         settings[name] = {key: value for key, value in known.items() if key not in auths}
     for key, credentials in auths.items():
-        pair = f"{credentials.username}:{credentials.password}".encode()
-        settings["auths"][key] = {"auth": base64.b64encode(pair).decode("ascii")}
+        settings["auths"][key] = _auth(credentials)
     return settings
+
+
+def _auth(credentials: Credentials) -> dict[str, str]:
+    if credentials.is_identity_token:  # as a password it would go to whoever asks for Basic
+        return {"identitytoken": credentials.password}
+    pair = f"{credentials.username}:{credentials.password}".encode()
+    return {"auth": base64.b64encode(pair).decode("ascii")}
 
 
 def _write_private(path: Path, content: bytes) -> None:
@@ -297,12 +346,15 @@ def _write_private(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _bring_contexts(original: Path, folder: Path) -> None:
+def _bring_contexts(original: Path, folder: Path) -> bool:
     """Make the user's contexts reachable; a link, so that their TLS keys are not copied."""
     contexts = original / "contexts"
     if contexts.is_dir():
-        with suppress(OSError, NotImplementedError):  # Windows may not allow links
+        try:
             (folder / "contexts").symlink_to(contexts.absolute(), target_is_directory=True)
+        except (OSError, NotImplementedError):  # Windows may not allow links
+            return False
+    return True
 
 
 def _context_name(environ: Mapping[str, str], original: Path) -> str:

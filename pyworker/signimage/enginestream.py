@@ -1,6 +1,9 @@
-"""What the Docker engine says while it builds and pushes: its result, and how far it has got.
+"""What the Docker engine says while it builds, loads and pushes: its result, and how far it got.
 
-The engine answers 200 and reports errors inside: every line is looked at.
+The rules of this file:
+
+1. The engine answers 200 and reports errors inside: every line is looked at.
+2. What goes wrong with an engine is said here, so that it sounds the same on every way to it.
 
 Docker Engine API: the JSON lines of `POST /build`, `/images/load` and
 `/images/{name}/push`.
@@ -31,9 +34,64 @@ class Pushed:
     size: int
 
 
-def not_built(said: str) -> BuildError:
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Who talks to which engine: the program or library with its version, the engine's version."""
+
+    client: str
+    engine: str
+
+
+def not_built(said: str, hint: str = "") -> BuildError:
     """The error for a build that the engine or the command line gave up with these words."""
-    return BuildError(f"image was not built: {said}")
+    return BuildError(f"image was not built: {said}", hint=hint)
+
+
+def unreachable(host: str, why: str, hint: str = "") -> EngineError:
+    """The error for an engine that does not answer at *host*, as `DOCKER_HOST` names it."""
+    return EngineError(
+        f"Docker engine cannot be reached at {readable(host)}: {why}",
+        hint=hint or "Run the job on an agent with Docker, or set DOCKER_HOST",
+    )
+
+
+def refused(said: str) -> EngineError:
+    """The error for an engine that answered with these words."""
+    return EngineError(f"Docker engine refused: {said}")
+
+
+def not_here(reference: str) -> InputError:
+    """The error for an image that the engine does not have."""
+    return InputError(
+        f"image {reference} is not in the engine",
+        hint="An earlier step of the same job must build it, under this very name",
+    )
+
+
+def not_loaded(archive: str, said: str) -> InputError:
+    """The error for a file that the engine did not take, with these words."""
+    return InputError(
+        f"imageArchive: {archive} cannot be loaded: {said}",
+        hint="It must be an archive as docker save writes it",
+    )
+
+
+def not_pushed(said: str, name: str) -> RemoteError:
+    """The error for a push of *name* that the engine gave up with these words."""
+    lower = said.lower()
+    if any(sign in lower for sign in ("denied", "unauthorized", "no basic auth", "authentication")):
+        return UnauthorizedError(
+            f"push of {name}: the registry does not allow it: {said}",
+            hint="Check user name, password and permissions of the registry service connection",
+        )
+    if "name unknown" in lower or "name_unknown" in lower or "not found" in lower:
+        return NotFoundError(f"push of {name}: the registry does not know the repository: {said}")
+    return EngineError(f"push of {name} failed: {said}")
+
+
+def no_digest(name: str) -> EngineError:
+    """The error for a push of *name* that ended well and told no digest."""
+    return EngineError(f"push of {name}: expected a digest from the engine, got none")
 
 
 def read_build(lines: Iterable[Mapping[str, Any]], on_output: Output) -> str:
@@ -67,14 +125,16 @@ def read_load(lines: Iterable[Mapping[str, Any]], archive: str) -> tuple[str, ..
     loaded = []
     for line in lines:
         if "error" in line or "errorDetail" in line:
-            raise InputError(
-                f"imageArchive: {archive} cannot be loaded: {_error_text(line)}",
-                hint="It must be an archive as docker save writes it",
-            )
+            raise not_loaded(archive, _error_text(line))
         text = line.get("stream")
-        if isinstance(text, str) and text.startswith("Loaded image"):
-            loaded.append(text.partition(": ")[2].strip())
+        if isinstance(text, str) and (name := loaded_name(text)):
+            loaded.append(name)
     return tuple(loaded)
+
+
+def loaded_name(text: str) -> str:
+    """Return the name or ID that a line on loading tells of, "" if it tells of none."""
+    return text.partition(": ")[2].strip() if text.startswith("Loaded image") else ""
 
 
 def read_push(
@@ -85,21 +145,21 @@ def read_push(
     The last object with a digest counts: engines with containerd's store send others, too.
 
     Raises:
-        UnauthorizedError, NotFoundError, EngineError: As `Docker.push`.
+        UnauthorizedError, NotFoundError, EngineError: As `Engine.push`.
     """
     pushed: Pushed | None = None
     layers: dict[str, tuple[int, int]] = {}
     shown = -1
     for line in lines:
         if "error" in line or "errorDetail" in line:
-            raise _push_error(_error_text(line), name)
+            raise not_pushed(_error_text(line), name)
         pushed = _read_aux(line.get("aux")) or pushed
         percent = _percentage(layers, line)
         if percent > shown:
             shown = percent
             on_progress(percent)
     if pushed is None:
-        raise EngineError(f"push of {name}: expected a digest from the engine, got none")
+        raise no_digest(name)
     return pushed
 
 
@@ -130,15 +190,3 @@ def _error_text(line: Mapping[str, Any]) -> str:
     detail = line.get("errorDetail")
     said = detail.get("message") if isinstance(detail, dict) else None
     return readable(str(said or line.get("error") or "the engine does not say why"))
-
-
-def _push_error(said: str, name: str) -> RemoteError:
-    lower = said.lower()
-    if any(sign in lower for sign in ("denied", "unauthorized", "no basic auth", "authentication")):
-        return UnauthorizedError(
-            f"push of {name}: the registry does not allow it: {said}",
-            hint="Check user name, password and permissions of the registry service connection",
-        )
-    if "name unknown" in lower or "name_unknown" in lower or "not found" in lower:
-        return NotFoundError(f"push of {name}: the registry does not know the repository: {said}")
-    return EngineError(f"push of {name} failed: {said}")

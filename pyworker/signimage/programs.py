@@ -1,15 +1,23 @@
-"""Other programs: started, listened to, and ended with all that they started.
+"""Other programs: found, started, listened to, and ended with all that they started.
 
-Programs are started from argument lists, never by a shell, with a chosen environment, in a
-session of their own, so that ending one ends all that it started.
+The rules of this file:
+
+1. Programs are looked for in absolute folders alone: all others lie among the sources.
+2. They are started from argument lists, never by a shell, with a chosen environment, in a session
+   of their own, so that ending one ends all that it started.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO
 
 from signimage.cancellation import undisturbed
 from signimage.errors import EngineError
@@ -20,6 +28,30 @@ Output = Callable[[bytes], object]
 
 LINE_MAX = 64 * 1024  # bytes; longer lines arrive in parts
 GRACE_S = 3.0  # between asking a program to end and ending it; the agent gives us 10 s in all
+ANSWER_MAX = 16 * 1024 * 1024  # bytes; what an engine knows of one image is some KiB
+COMPLAINT_MAX = 16 * 1024  # bytes; of a longer one, the end
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a program ended, and what it wrote to its two streams."""
+
+    status: int
+    output: str
+    complaint: str
+
+
+def find_program(name: str, environment: Mapping[str, str]) -> str:
+    """Return the path of a program, "" if no folder of `PATH` has it.
+
+    On Windows a name needs its ending: what would run a script is a shell.
+    """
+    for folder in environment.get("PATH", "").split(os.pathsep):
+        if os.path.isabs(folder):  # noqa: PTH117 -- text as it comes, "" included
+            found = shutil.which(os.path.join(folder, name))  # noqa: PTH118 -- the same
+            if found:
+                return found
+    return ""
 
 
 def run_program(command: Sequence[str], environment: Mapping[str, str], on_output: Output) -> int:
@@ -37,15 +69,83 @@ def run_program(command: Sequence[str], environment: Mapping[str, str], on_outpu
         return process.wait()
 
 
+def follow_program(
+    command: Sequence[str], environment: Mapping[str, str], on_output: Output
+) -> Answer:
+    """Run a program to its end; *on_output* gets its output, the answer holds its complaint.
+
+    Whatever interrupts this function ends the program and all that it started.
+
+    Raises:
+        EngineError: It cannot be started.
+    """
+    # A file takes what nobody reads in the meantime; of a pipe, a thread would have to.
+    with tempfile.TemporaryFile() as complaint, _running(command, environment, complaint) as it:
+        stream = it.stdout
+        while stream is not None and (line := stream.readline(LINE_MAX)):
+            on_output(line)
+        return Answer(it.wait(), "", _end_of(complaint))
+
+
+def ask_program(
+    command: Sequence[str], environment: Mapping[str, str], patience_s: float
+) -> Answer:
+    """Run a program that answers soon, and return all that it wrote.
+
+    Raises:
+        EngineError: It cannot be started, takes longer than *patience_s*, or writes too much.
+    """
+    with (
+        tempfile.TemporaryFile() as complaint,
+        _running(command, environment, complaint) as process,
+        _ended_after(process, patience_s) as late,
+    ):
+        output = b"" if process.stdout is None else process.stdout.read(ANSWER_MAX + 1)
+        if len(output) > ANSWER_MAX:
+            raise EngineError(f"{command[0]}: expected at most {ANSWER_MAX} bytes, got more")
+        status = process.wait()
+        if late.is_set():
+            raise EngineError(f"{command[0]} did not answer within {patience_s:g} s")
+        return Answer(status, output.decode("utf-8", "replace"), _end_of(complaint))
+
+
+def _end_of(file: IO[bytes]) -> str:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - COMPLAINT_MAX))
+    return file.read(COMPLAINT_MAX).decode("utf-8", "replace")
+
+
+@contextmanager
+def _ended_after(
+    process: "subprocess.Popen[bytes]", patience_s: float
+) -> Iterator[threading.Event]:
+    """End *process* when the block takes longer than *patience_s*, and tell so."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        _end(process)
+
+    timer = threading.Timer(patience_s, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
+
+
 @contextmanager
 def _running(
-    command: Sequence[str], environment: Mapping[str, str]
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    complaint: int | IO[bytes] = subprocess.STDOUT,
 ) -> Iterator["subprocess.Popen[bytes]"]:
     process: subprocess.Popen[bytes] | None = None
     try:
         # Interrupted between its start and our knowing of it, a program would go on for ever.
         with undisturbed():
-            process = _started(command, environment)
+            process = _started(command, environment, complaint)
         yield process
     except BaseException:
         if process is not None:
@@ -57,14 +157,16 @@ def _running(
                 """Close its stream, and wait for it."""
 
 
-def _started(command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+def _started(
+    command: Sequence[str], environment: Mapping[str, str], complaint: int | IO[bytes]
+) -> "subprocess.Popen[bytes]":
     try:
         return subprocess.Popen(  # noqa: S603 -- an argument list, never a shell
             command,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=complaint,
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )

@@ -32,6 +32,8 @@ def environ(stack: Stack, tmp_path: Path) -> dict[str, str]:
         "HOME": str(home),
         "DOCKER_HOST": stack.docker_host,
         "SYSTEM_ACCESSTOKEN": "s3cret",
+        # With it the command would sign by itself, or fail for want of passphrases.
+        "DOCKER_CONTENT_TRUST": "1",
     }
 
 
@@ -43,13 +45,26 @@ def config(
         yield it
 
 
-@pytest.fixture(params=["command line", "engine alone"])
+def _commands() -> tuple[str, ...]:
+    """The docker commands of this machine, each once: their outputs differ by version."""
+    found = {
+        os.path.realpath(program): program
+        for folder in os.environ["PATH"].split(os.pathsep)
+        if (program := shutil.which("docker", path=folder))
+    }
+    return tuple(found.values())
+
+
+@pytest.fixture(params=["", *_commands()], ids=lambda command: command or "engine alone")
 def docker(
     request: pytest.FixtureRequest, environ: dict[str, str], config: DockerConfig, tmp_path: Path
 ) -> Iterator[Docker]:
-    """Both ways to build; without a command line there is no program called docker on PATH."""
-    if request.param == "engine alone":
-        environ["PATH"] = str(tmp_path)
+    """Every way to the engine; without a command there is no program called docker on PATH."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    if request.param:
+        (programs / "docker").symlink_to(request.param)
+    environ["PATH"] = str(programs)
     with Docker(environ, config) as it:
         yield it
 
@@ -164,3 +179,36 @@ def test_base_image_is_named_by_its_digest_once_it_is_here(
         "image.base.ref.name": f"{name}:1",
         "image.base.digest": pushed.digest.text,
     }
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_an_engine_behind_ssh_is_reached_by_the_command(
+    environ: dict[str, str],
+    config: DockerConfig,
+    stack: Stack,
+    tmp_path: Path,
+    repository_name: str,
+    login: Credentials,
+    command: str,
+) -> None:
+    """The other machine is this one: what stands for ssh starts what ssh would start there."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "docker").symlink_to(command)
+    ssh = programs / "ssh"
+    ssh.write_text(
+        f"#!/bin/sh\nDOCKER_HOST={stack.docker_host} exec {command} system dial-stdio\n", "utf-8"
+    )
+    ssh.chmod(0o755)
+    environ |= {"PATH": f"{programs}:{environ['PATH']}", "DOCKER_HOST": "ssh://somebody@elsewhere"}
+    name = f"{stack.registry}/{repository_name}"
+    with Docker(environ, config) as docker:
+        build(docker, make_context(tmp_path / "context"), f"{name}:1")
+        pushed = docker.push(name, "1", login, lambda _: None)
+    assert pushed.digest.text.startswith("sha256:")
+
+
+def test_versions_of_both_sides_are_told(docker: Docker) -> None:
+    versions = docker.versions()
+    assert versions.client.startswith("docker")
+    assert versions.engine[:1].isdecimal()

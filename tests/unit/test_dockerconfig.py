@@ -14,8 +14,12 @@ from signimage.dockerconfig import (
     EngineAddress,
     child_environment,
     engine_address,
+    engine_options,
+    engine_variables,
+    log_in,
     named_variables,
     private_config,
+    split_arguments,
 )
 from signimage.errors import InputError
 from signimage.transport import Credentials
@@ -146,6 +150,45 @@ def test_broken_configuration_of_the_user_is_named(tmp_path: Path, home: Path, t
         pass
 
 
+# --- arguments ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "dropped"),
+    [
+        ("", (), ()),
+        ("--build-arg A=1  --pull\n--no-cache", ("--build-arg", "A=1", "--pull", "--no-cache"), ()),
+        ("--label 'A=b c' \"x=$(y) `z`\"", ("--label", "A=b c", "x=$(y) `z`"), ()),
+        ("--disable-content-trust=false --pull", ("--pull",), ("--disable-content-trust=false",)),
+        ("--disable-content-trust", (), ("--disable-content-trust",)),
+        ("--label a=--disable-content-trust", ("--label", "a=--disable-content-trust"), ()),
+    ],
+)  # fmt: skip
+def test_arguments_are_split_and_never_run(
+    text: str, words: tuple[str, ...], dropped: tuple[str, ...]
+) -> None:
+    assert split_arguments(text) == (words, dropped)
+
+
+def test_open_quotation_is_wrong_input_and_not_shown() -> None:
+    with pytest.raises(InputError, match="expected every quotation to be closed") as caught:
+        split_arguments("--build-arg 'TOKEN=s3cret")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_engine_without_a_command_line_understands_some_arguments() -> None:
+    arguments = ("--build-arg", "A=1=2", "--build-arg=B", "--build-arg=C", "--target=x", "--pull")
+    assert engine_options(arguments, {"B": "b"}) == {
+        "buildargs": {"A": "1=2", "B": "b"}, "target": "x", "pull": True
+    }  # fmt: skip
+
+
+def test_engine_without_a_command_line_refuses_the_others() -> None:
+    with pytest.raises(InputError, match="'--secret' needs the docker command line") as caught:
+        engine_options(("--secret=id=s3cret",), {})
+    assert "s3cret" not in caught.value.sentence
+
+
 # --- what a child sees ----------------------------------------------------------------------
 
 CONFIG = DockerConfig(Path("/t"), {"DOCKER_CONFIG": "/t", "BUILDX_CONFIG": "/h/.docker/buildx"})
@@ -224,3 +267,38 @@ def test_current_context_whose_name_is_no_unicode_text_is_named(tmp_path: Path) 
     (tmp_path / "config.json").write_text('{"currentContext":"\\ud800"}')
     with pytest.raises(InputError, match=r"^Docker context '\\ud800': expected its description"):
         engine_address({"DOCKER_CONFIG": str(tmp_path)})
+
+
+def test_engine_of_a_context_is_named_where_contexts_cannot_be_linked(home: Path) -> None:
+    """As on Windows: the private configuration then leads to no context at all."""
+    environ = {"HOME": str(home)}
+    tls = add_context(home, "far", {"Host": "tcp://far:2376"}, "ca.pem", "cert.pem", "key.pem")
+    by_tls = {"DOCKER_HOST": "tcp://far:2376", "DOCKER_CERT_PATH": str(tls)}
+    assert engine_variables(environ) == {**by_tls, "DOCKER_TLS_VERIFY": "1"}
+    add_context(home, "lax", {"Host": "tcp://lax:2376", "SkipTLSVerify": True}, "cert.pem")
+    assert engine_variables({**environ, "DOCKER_CONTEXT": "lax"})["DOCKER_TLS"] == "1"
+    add_context(home, "pipe", {"Host": "npipe:////./pipe/dockerDesktopLinuxEngine"})
+    pipe = engine_variables({**environ, "DOCKER_CONTEXT": "pipe"})
+    assert pipe == {"DOCKER_HOST": "npipe:////./pipe/dockerDesktopLinuxEngine"}
+    assert engine_variables({**environ, "DOCKER_HOST": "tcp://h:1"}) == {}
+    assert engine_variables({**environ, "DOCKER_CONTEXT": "default"}) == {}
+
+
+# --- logging in again -----------------------------------------------------------------------
+
+
+def test_a_login_that_is_renewed_replaces_the_old_one_and_stays_private(
+    tmp_path: Path, home: Path
+) -> None:
+    with private_config(tmp_path, AUTHS, {"HOME": str(home)}) as config:
+        before = json.loads((config.folder / "config.json").read_text())
+        log_in(config.folder, "reg.example.com", Credentials("me", "new"))
+        file = config.folder / "config.json"
+        after = json.loads(file.read_text())
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert base64.b64decode(after["auths"].pop("reg.example.com")["auth"]) == b"me:new"
+        del before["auths"]["reg.example.com"]
+        assert after == before
+        log_in(config.folder, "reg.example.com", None)
+        assert json.loads(file.read_text()) == before
+        assert [path.name for path in config.folder.iterdir()] == ["config.json"]

@@ -190,7 +190,30 @@ def test_any_authorization_is_read_or_refused(text: str) -> None:
     try:
         parse_authorization(text)
     except ConnectionDataError as error:
-        assert "expected JSON" in str(error)  # noqa: PT017 -- refusing is one of two answers
+        assert ": expected " in str(error)  # noqa: PT017 -- refusing is one of two answers
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"scheme":"UsernamePassword","parameters":{"password":"pass\\ud800word"}}',
+        '{"scheme":"Username\\udfffPassword","parameters":{}}',
+        '{"scheme":"UsernamePassword","parameters":{"pass\\udc00word":"x"}}',
+    ],
+)
+def test_an_authorization_that_no_request_can_hold_is_refused_and_not_quoted(text: str) -> None:
+    """JSON may spell half of a surrogate pair; met later, it would end the step without a word."""
+    task = task_with(**connection(AUTH=text))
+    with pytest.raises(ConnectionDataError, match=r": expected Unicode text, got something") as e:
+        task.get_endpoint_authorization(CONNECTION)
+    assert "pass" not in str(e.value)
+
+
+def test_a_parameter_of_bytes_that_are_not_utf_8_is_refused_and_not_quoted() -> None:
+    task = task_with(**{f"ENDPOINT_AUTH_PARAMETER_{CONNECTION}_PASSWORD": "pass\udcffword"})
+    claim = r"expected authorization parameter Password in Unicode, got something else$"
+    with pytest.raises(ConnectionDataError, match=claim):
+        task.get_endpoint_authorization_parameter(CONNECTION, "Password")
 
 
 def test_a_connection_shows_no_password_in_its_repr() -> None:
