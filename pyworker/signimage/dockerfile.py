@@ -2,24 +2,18 @@
 
 Names are found as `Docker@2` finds them: patterns below the working folder, the first match by
 depth and name; without a build context, the Dockerfile's own folder is it.
-The text is only looked at, never interpreted: whatever is not plain gives no answer.
+Which images the file names is said by `signimage.stages`.
 """
 
 import glob
-import re
+import tempfile
 from pathlib import Path
 
-from signimage.errors import InputError
+from signimage.errors import FormatError, InputError
+from signimage.oci import Reference
+from signimage.stages import BuildOptions, read_stages
 
 DOCKERFILE_MAX = 1024 * 1024  # bytes; longer ones exist only by mistake
-# A host and path of 255 characters, a tag of 128 and a digest are less than half of it.
-_NAME_MAX = 1024  # characters; an argument that is named many times would grow without a limit
-_FROM = re.compile(
-    r"^[ \t]*FROM[ \t]+(?:--\S+[ \t]+)*(?P<image>\S+)(?:[ \t]+AS[ \t]+(?P<stage>\S+))?[ \t]*$",
-    re.IGNORECASE | re.MULTILINE,
-)
-_ARG = re.compile(r"^[ \t]*ARG[ \t]+(\w+)=(\"?)([^\s\"]*)\2[ \t]*$", re.IGNORECASE | re.MULTILINE)
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
 def find_dockerfile(pattern: str, root: Path) -> Path:
@@ -71,21 +65,49 @@ def build_context(value: str, dockerfile: Path, root: Path) -> Path:
     return folder
 
 
-def base_image(dockerfile: Path) -> str | None:
-    """Return the image that the last stage is built on, if it is one and named plainly.
+def read_dockerfile(dockerfile: Path) -> str:
+    """Return the text of a Dockerfile; bytes that are no UTF-8 come through as they are.
 
-    None for `scratch`, for an earlier stage, and for names that depend on build arguments
-    without a default.
+    Raises:
+        InputError: It cannot be read.
+        FormatError: It is longer than any that people write.
     """
-    with dockerfile.open("rb") as file:
-        text = file.read(DOCKERFILE_MAX).decode("utf-8", "replace").replace("\r\n", "\n")
-    stages = list(_FROM.finditer(text))
-    if not stages or len(stages[-1]["image"]) > _NAME_MAX:
-        return None
-    arguments = _ARG.findall(text[: stages[0].start()])
-    defaults = {name: value for name, _, value in arguments if len(value) <= _NAME_MAX}
-    image = _VARIABLE.sub(lambda m: defaults.get(m[1] or m[2], m[0]), stages[-1]["image"])
-    earlier = {stage["stage"].lower() for stage in stages[:-1] if stage["stage"]}
-    if "$" in image or image.lower() == "scratch" or image.lower() in earlier:
+    try:
+        with dockerfile.open("rb") as file:
+            content = file.read(DOCKERFILE_MAX + 1)
+    except OSError as error:
+        raise InputError(f"Dockerfile {dockerfile} cannot be read: {error.strerror}") from error
+    if len(content) > DOCKERFILE_MAX:
+        raise FormatError(f"Dockerfile: expected at most {DOCKERFILE_MAX} bytes, got more")
+    return content.decode("utf-8", "surrogateescape")
+
+
+def write_dockerfile(text: str, original: Path, folder: Path) -> Path:
+    """Write *text* to a new folder below *folder*, and return the file to build with.
+
+    It has the name of *original*, and beside it what is there under the name that belongs to
+    that one alone: `<Dockerfile>.dockerignore`.
+    """
+    place = Path(tempfile.mkdtemp(prefix="dockerfile-", dir=folder))  # 0700
+    copy = place / original.name
+    copy.write_bytes(text.encode("utf-8", "surrogateescape"))
+    ignored = original.with_name(f"{original.name}.dockerignore")
+    if ignored.is_file():
+        (place / ignored.name).write_bytes(ignored.read_bytes())
+    return copy
+
+
+def base_image(dockerfile: Path, options: BuildOptions | None = None) -> str | None:
+    """Return the image that the last stage is built on, if it is one and can be known.
+
+    None for `scratch`, for an earlier stage, and for names that are no image's or depend on what
+    is not known: by default, build arguments without a default.
+    """
+    try:
+        text = read_dockerfile(dockerfile)
+        image = read_stages(text, options or BuildOptions(is_complete=False)).base
+        if image is not None:
+            Reference.parse(image)
+    except (FormatError, InputError):
         return None
     return image

@@ -6,8 +6,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from signimage.dockerfile import base_image, build_context, find_dockerfile
-from signimage.errors import InputError
+from signimage.dockerfile import (
+    DOCKERFILE_MAX,
+    base_image,
+    build_context,
+    find_dockerfile,
+    read_dockerfile,
+    write_dockerfile,
+)
+from signimage.errors import FormatError, InputError
+from signimage.stages import BuildOptions
+
+PINNED = "b:2@sha256:" + "0" * 64
 
 
 @pytest.fixture
@@ -75,10 +85,16 @@ def test_context_that_is_no_folder_is_named(sources: Path, value: str) -> None:
     ("text", "image"),
     [
         ("FROM alpine", "alpine"),
-        ("FROM alpine:3.20 AS x\nFROM --platform=linux/amd64 b@sha256:00 \n", "b@sha256:00"),
-        ("# FROM no\r\n  from Alpine as a\r\nRUN x\r\n", "Alpine"),
+        (f"FROM alpine:3.20 AS x\nFROM --platform=linux/amd64 {PINNED} \n", PINNED),
+        ("# FROM no\r\n  from alpine as a\r\nRUN x\r\n", "alpine"),
         ('ARG V=3.20\nARG B="alpine"\nFROM ${B}:$V\n', "alpine:3.20"),
         ("ARG V\nFROM alpine:$V\n", None),
+        ("ARG V\nFROM alpine$V\n", None),
+        ("FROM a\nRUN <<EOF\nFROM no\nEOF\n", "a"),
+        ("FROM a-$TARGETARCH", None),
+        ("FROM Alpine", None),
+        (r"FROM \$a", None),
+        ("FORM a\nFROM a", None),
         ("FROM a AS build\nFROM build\n", None),
         ("FROM a AS build\nFROM b\nCOPY --from=build /x /x\n", "b"),
         ("FROM scratch", None),
@@ -101,9 +117,48 @@ def test_argument_that_would_grow_without_a_limit_names_no_image(tmp_path: Path)
     assert base_image(file) is None
 
 
+def test_base_image_follows_the_build_arguments(tmp_path: Path) -> None:
+    file = tmp_path / "Dockerfile"
+    file.write_text("ARG V=3.20\nFROM alpine:$V\n")
+    assert base_image(file, BuildOptions(arguments={"V": "3.21"})) == "alpine:3.21"
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 def test_any_bytes_are_looked_at_without_a_fault(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "Dockerfile"
     file.write_bytes(content)
     assert base_image(file) != ""
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200))
+def test_any_bytes_are_written_as_they_were_read(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "Dockerfile"
+    file.write_bytes(content)
+    copy = write_dockerfile(read_dockerfile(file), file, tmp_path)
+    assert copy.read_bytes() == content
+    assert copy.name == "Dockerfile"
+    assert copy.parent.parent == tmp_path
+    assert [each.name for each in copy.parent.iterdir()] == ["Dockerfile"]
+
+
+def test_what_is_ignored_for_one_dockerfile_goes_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "prod.Dockerfile"
+    file.write_text("FROM a\n")
+    (tmp_path / "prod.Dockerfile.dockerignore").write_bytes(b"*\r\n!x\n")
+    copy = write_dockerfile("FROM b\n", file, tmp_path)
+    assert copy.read_text() == "FROM b\n"
+    assert (copy.parent / "prod.Dockerfile.dockerignore").read_bytes() == b"*\r\n!x\n"
+
+
+def test_a_dockerfile_that_is_none_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^Dockerfile /.*/nope cannot be read: No such file"):
+        read_dockerfile(tmp_path / "nope")
+    file = tmp_path / "Dockerfile"
+    file.write_bytes(b"#" * DOCKERFILE_MAX)
+    assert len(read_dockerfile(file)) == DOCKERFILE_MAX
+    file.write_bytes(b"#" * (DOCKERFILE_MAX + 1))
+    with pytest.raises(FormatError, match="expected at most 1048576 bytes, got more"):
+        read_dockerfile(file)
+    assert base_image(file) is None
