@@ -18,6 +18,7 @@ RFC 9110, section 11.6 (challenges); RFC 6750, section 3.1 (`insufficient_scope`
 
 import http.client
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -114,14 +115,16 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
 
 
 class TokenAuthorizer:
-    """Answers the challenges of one registry or trust server, for one visitor and one scope."""
+    """Answers the challenges of one registry or trust server, for one visitor and one use.
+
+    May be shared between threads: they get one token between them.
+    """
 
     def __init__(
         self,
         transport: Transport,
         login: Login,
-        scope: str,
-        *,
+        *scopes: str,
         advice: LoginAdvice = PIPELINE,
         secret: Callable[[str], object] = lambda _: None,
     ) -> None:
@@ -130,46 +133,65 @@ class TokenAuthorizer:
         Args:
             transport: Reaches the token service.
             login: Credentials, or where to ask for them at each use; None for anonymous visits.
-            scope: What the requests need, e.g. `repository:team/app:pull,push`.
+            scopes: What the requests need, e.g. `repository:team/app:pull,push`.
             advice: What to tell somebody whose login is missing or refused.
             secret: Told of every token that a service gives.
         """
         self._transport = transport
         self._secret = secret
         self._source = Fixed(login) if login is None or isinstance(login, Credentials) else login
-        self._scopes: tuple[str, ...] = (scope,)
+        self._scopes = scopes
         self._advice = advice
         self._given = "" if self._source == Fixed(None) else _PASSWORD  # "" for anonymous
         self._origin = ""
         self._authorization = ""
         self._expires = float("inf")  # on the monotonic clock
+        self._lock = threading.Lock()
 
     def headers(self, method: str, url: str) -> Mapping[str, str]:
-        """Return the `Authorization` that the server of *url* asked for, if it did."""
-        del method
-        if self._authorization and origin(url) == self._origin and time.monotonic() < self._expires:
-            return {"Authorization": self._authorization}
-        return {}
+        """Return the `Authorization` that the server of *url* asked for, if it did.
 
-    def answer(self, response: Response) -> bool:
+        Waits for a token that another thread is asking for.
+        """
+        del method
+        with self._lock:
+            current = self._current(url)
+        return {"Authorization": current} if current else {}
+
+    def answer(self, response: Response, sent: Mapping[str, str]) -> bool:
         """Take up the challenge of a 401; True if there is something new to say.
+
+        Args:
+            response: The 401.
+            sent: What `headers` gave for the request.
 
         Raises:
             UnauthorizedError: The token service does not accept the login, or wants one.
             RemoteError: The token service cannot be used.
         """
-        before = self._authorization if time.monotonic() < self._expires else ""
+        with self._lock:
+            return self._answer(response, sent.get("Authorization", ""))
+
+    def _current(self, url: str) -> str:
+        is_good = origin(url) == self._origin and time.monotonic() < self._expires
+        return self._authorization if is_good else ""
+
+    def _answer(self, response: Response, sent: str) -> bool:
+        # Another thread may have replaced what was refused, while this one waited for its answer.
+        is_replaced = self._current(response.url) not in ("", sent)
         self._origin = origin(response.url)
         offers = _offers(response)
         for offer in offers:
             if offer.scheme == "bearer" and offer.parameters.get("realm"):
                 has_more = self._add_scopes(offer)
-                if before and offer.error == INSUFFICIENT_SCOPE and not has_more:
+                if is_replaced and not has_more:
+                    return True
+                if sent and offer.error == INSUFFICIENT_SCOPE and not has_more:
                     return False
                 self._fetch_token(offer)
-                return self._authorization != before
+                return self._authorization != sent
         if any(offer.scheme == "basic" for offer in offers):
-            return self._answer_basic(before)
+            return self._answer_basic(sent)
         return False
 
     def denial(

@@ -105,8 +105,11 @@ class Connections:
     def close(self) -> None:
         """Close all connections."""
         with self._lock:
-            for pool in self._pools.values():
-                pool.clear()
+            for pools in self._pools.values():
+                # Forgetting them alone would leave it to the garbage collector.
+                for key in pools.pools.keys():  # noqa: SIM118 -- it is no mapping that iterates
+                    pools.pools[key].close()
+                pools.clear()
             self._pools.clear()
 
     def _new_pool(self, scheme: str, proxy: Proxy | None) -> urllib3.PoolManager:
@@ -177,6 +180,8 @@ class _PlainConnection(_LedThrough, urllib3.connection.HTTPConnection):
         """Connect, to the server or to the proxy that passes requests on."""
         self._is_led_through = False
         super().connect()
+        # Connecting has a limit of its own, which must not be that of the body that follows.
+        self.sock.settimeout(self.timeout)
         self._is_led_through = bool(self.proxy)
 
     def _new_conn(self) -> socket.socket:

@@ -120,10 +120,15 @@ def unreachable(
 
 
 def too_late(
-    what: str, url: str, deadline_s: float, settings: TransportSettings
+    what: str,
+    url: str,
+    deadline_s: float,
+    settings: TransportSettings,
+    *,
+    missing: str = "complete answer",
 ) -> UnreachableError:
-    """Return the error for a call whose *deadline_s* passed."""
-    sentence = f"{what} {origin(url)} cannot be reached: no complete answer within {deadline_s:g} s"
+    """Return the error for a call whose *deadline_s* passed, and what is *missing*."""
+    sentence = f"{what} {origin(url)} cannot be reached: no {missing} within {deadline_s:g} s"
     proxy = settings.proxies.for_url(url)
     if proxy is None:
         return UnreachableError(sentence)

@@ -28,6 +28,7 @@ class Permission(Enum):
 
     PULL = "pull from"
     PUSH = "push to"
+    REMOVE = "remove tags from"
     READ = "read the trust data of"
     SIGN = "publish the trust data of"
 
@@ -103,6 +104,7 @@ BUSY_HINT = "Try again; its operator can see why"
 _HINTS = {
     Permission.PULL: "The account needs the right to pull from this repository",
     Permission.PUSH: "The account needs the right to push to this repository",
+    Permission.REMOVE: "The account needs the right to delete in this repository",
     Permission.READ: "The account needs the right to pull from this repository",
     Permission.SIGN: "The account needs the right to push to the repository, and to sign in it",
 }
@@ -110,6 +112,7 @@ _NEW_ROLE = "a new role takes some minutes and a new login to work"
 _AZURE_HINTS = {
     Permission.PULL: f"The account needs the role AcrPull on this registry; {_NEW_ROLE}",
     Permission.PUSH: f"The account needs the role AcrPush on this registry; {_NEW_ROLE}",
+    Permission.REMOVE: f"The account needs the role AcrDelete on this registry; {_NEW_ROLE}",
     Permission.READ: f"The account needs the role AcrPull on this registry; {_NEW_ROLE}",
     Permission.SIGN: "The account needs the roles AcrImageSigner and AcrPush on this registry, "
     f"and a repository-scoped token cannot sign whatever it may do else; {_NEW_ROLE}",

@@ -4,14 +4,22 @@ The rules of this file:
 
 1. A manifest is what its bytes hash to; a registry's own word for it is only compared.
 2. http is spoken only on loopback, and only if https does not answer there, as in Docker.
+3. An address that a registry gives is used as it is, but credentials stay with the registry, and
+   https is never left for http.
+4. Nothing is ever deleted by its digest: others may have it under other names.
 
-OCI Distribution Specification 1.1 ("Pulling manifests", "Pushing blobs", "Pushing manifests").
-Who we are and what we may do there is `authorization`'s.
+OCI Distribution Specification 1.1 ("Pulling manifests", "Pushing blobs", "Pushing manifests",
+"Deleting tags").
+Who we are and what we may do there is `authorization`'s, how blobs get there `upload`'s.
 """
 
 import http.client
-from collections.abc import Callable, Mapping
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from signimage.authorization import Login, TokenAuthorizer, failure
@@ -22,15 +30,28 @@ from signimage.errors import (
     InputError,
     NotFoundError,
     RemoteError,
+    SignImageError,
     UnreachableError,
 )
 from signimage.oci import DOCKER_HUB, Descriptor, Digest, Manifest, Repository
+from signimage.parallel import outcomes
 from signimage.permissions import PIPELINE, LoginAdvice, Permission
-from signimage.transport import Response, Transport, is_loopback, origin, readable
+from signimage.transport import (
+    DEADLINE_S,
+    Response,
+    Stream,
+    Transport,
+    is_loopback,
+    origin,
+    readable,
+    said_by_server,
+)
 
 MANIFEST_MAX = 4 * 1024 * 1024  # bytes; the least a registry must take (OCI 1.1), and usual
 ANSWER_MAX = 64 * 1024  # bytes, of anything but a manifest
 PROBE_S = 5.0  # for finding out whether https answers on loopback, as Docker does
+PARALLEL = 4  # requests to one registry; each has a connection that is kept
+REDIRECTS = 3  # of one upload; storage is one step away
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -40,6 +61,11 @@ MANIFEST_TYPES = (
 )
 _HUB_API_HOST = "registry-1.docker.io"
 _WHAT = "registry"
+_Result = TypeVar("_Result")
+_MOVED = (http.client.TEMPORARY_REDIRECT, http.client.PERMANENT_REDIRECT)  # method and body stay
+_DELETED = (http.client.OK, http.client.ACCEPTED, http.client.NO_CONTENT)
+_UNDELETED = (http.client.NOT_FOUND, http.client.METHOD_NOT_ALLOWED)
+_ONLY_BY_DIGEST = ("UNSUPPORTED", "DIGEST_INVALID")  # the second: distribution up to 2.8
 
 
 class Registry:
@@ -57,9 +83,15 @@ class Registry:
     ) -> None:
         self._transport = transport
         self._repository = repository
-        scope = f"repository:{repository.path}:{actions}"
-        self._authorizer = TokenAuthorizer(transport, login, scope, advice=advice, secret=secret)
+        self._path = f"repository:{repository.path}"
+
+        def visitor(*scopes: str) -> TokenAuthorizer:
+            return TokenAuthorizer(transport, login, *scopes, advice=advice, secret=secret)
+
+        self._visitor = visitor
+        self._authorizer = visitor(f"{self._path}:{actions}")
         self._base = ""
+        self._lock = threading.Lock()
 
     def check_push(self) -> None:
         """Find out whether our credentials let us push, by beginning an upload and ending it.
@@ -68,9 +100,9 @@ class Registry:
             UnauthorizedError: They do not.
             RemoteError: The registry cannot be used.
         """
-        response = self._request("POST", "blobs/uploads/", max_bytes=ANSWER_MAX, body=b"")
+        response = self.request("POST", "blobs/uploads/", body=b"")
         if response.status != http.client.ACCEPTED:
-            raise self._refused(response, Permission.PUSH)
+            raise self.refused(response, Permission.PUSH)
         # Only tidiness: registries drop abandoned uploads by themselves. So no right is asked for
         # that we do not have; some want one to delete for it.
         with suppress(RemoteError, FormatError, InputError, ValueError):  # or no address at all
@@ -94,74 +126,289 @@ class Registry:
                 `Docker-Content-Digest`, says.
             FormatError: It is not a manifest.
         """
-        response = self._request(
+        response = self.request(
             "GET",
-            f"manifests/{quote(str(reference), safe=':')}",
+            _manifest_path(reference),
             max_bytes=MANIFEST_MAX,
             headers={"Accept": ", ".join(MANIFEST_TYPES)},
             # Some keep manifests elsewhere; what a digest proves may come from anywhere.
             leave_origin=isinstance(reference, Digest),
         )
-        joint = "@" if isinstance(reference, Digest) else ":"
-        name = f"{self._repository}{joint}{reference}"
+        name = self._named(reference)
         if response.status == http.client.NOT_FOUND:
             raise NotFoundError(f"{_WHAT} {self._repository.host} does not have {name}")
         if response.status != http.client.OK:
-            raise self._refused(response, Permission.PULL)
+            raise self.refused(response, Permission.PULL)
         manifest = _parse_manifest(response, f"manifest of {name}")
         if isinstance(reference, Digest):
             reference.check(manifest.content, what=f"manifest of {name}")
-        _check_claim(response, manifest.descriptor.digest, f"manifest of {name}")
+        check_claim(response, manifest.descriptor.digest, f"manifest of {name}")
         return manifest
 
-    def put_manifest(self, tag: str, manifest: Manifest) -> None:
-        """Store *manifest* under *tag*; what it refers to must be in the repository already.
+    def find(self, reference: str | Digest) -> Manifest | None:
+        """Do the same where it may be absent: None if the registry answers that it has none."""
+        try:
+            return self.resolve(reference)
+        except NotFoundError:
+            return None
+
+    def put_manifest(self, reference: str | Digest, manifest: Manifest) -> None:
+        """Store *manifest* under a tag or, untagged, under its own digest.
+
+        What it refers to must be in the repository already.
 
         Raises:
             UnauthorizedError: Our credentials do not let us push.
-            HashMismatchError: The registry says that it stored something else.
+            HashMismatchError: The digest is not the manifest's, or the registry says that it
+                stored something else.
             RemoteError: The registry refuses it.
         """
-        response = self._request(
+        what = f"manifest stored as {self._named(reference)}"
+        if isinstance(reference, Digest):
+            reference.check(manifest.content, what=what)
+        response = self.request(
             "PUT",
-            f"manifests/{quote(tag, safe='')}",
-            max_bytes=ANSWER_MAX,
+            _manifest_path(reference),
             headers={"Content-Type": manifest.descriptor.media_type},
             body=manifest.content,
+            repeatable=True,
         )
         if response.status != http.client.CREATED:
-            raise self._refused(response, Permission.PUSH)
-        what = f"manifest stored as {self._repository}:{tag}"
-        _check_claim(response, manifest.descriptor.digest, what)
+            raise self.refused(response, Permission.PUSH)
+        check_claim(response, manifest.descriptor.digest, what)
 
-    def _request(
+    def move_tags(self, manifests: Mapping[str, Manifest]) -> None:
+        """Let each tag name its manifest, several at once; all are tried whatever fails.
+
+        Those that failed are looked up at the end: an answer may be lost.
+
+        Raises:
+            SignImageError: The first of what failed, whose state says which tags were moved,
+                which were not, and of which neither is known.
+        """
+        put = _side_by_side(
+            {tag: partial(self.put_manifest, tag, each) for tag, each in manifests.items()}
+        )
+        failed = {tag: each for tag, each in put.items() if isinstance(each, Exception)}
+        found = _side_by_side({tag: partial(self.find, tag) for tag in failed})
+        unknown, unmoved = [], []
+        for tag, each in found.items():
+            if isinstance(each, Exception):
+                unknown.append(tag)
+            elif _digest(each) != manifests[tag].descriptor.digest:
+                unmoved.append(tag)
+        moved = [tag for tag in manifests if tag not in (*unknown, *unmoved)]
+        for tag, error in failed.items():
+            if tag not in moved:
+                if isinstance(error, SignImageError):
+                    error.state = _state(self._repository, moved, unmoved, unknown)
+                raise error
+
+    def restore(
+        self, before: Mapping[str, Manifest | None], now: Mapping[str, Digest]
+    ) -> tuple[str, ...]:
+        """Let tags name again what they named *before*, where they still name what we put there.
+
+        1. A tag that names something else by now is somebody else's, and is left alone. The
+           specification has no way to compare and write in one request.
+        2. A tag that was not there is removed, if the registry can do that.
+
+        Args:
+            before: What each tag named; None for a tag that was not there.
+            now: What we let the tags name.
+
+        Returns:
+            The tags that still name what we put there, or may do so.
+        """
+        changed = {tag: ours for tag, ours in now.items() if _digest(before.get(tag)) != ours}
+        # All are looked at before any is written: distribution up to 2.8 answers 500 to whoever
+        # reads a manifest in the moment in which it is stored again.
+        found = _side_by_side({tag: partial(self.find, tag) for tag in changed})
+        looked = {tag: each for tag, each in found.items() if not isinstance(each, Exception)}
+        ours = [tag for tag, each in looked.items() if _digest(each) == changed[tag]]
+        done = _side_by_side({tag: partial(self._put_back, tag, before.get(tag)) for tag in ours})
+        for outcome in (*found.values(), *done.values()):
+            if isinstance(outcome, Exception) and not isinstance(outcome, SignImageError):
+                raise outcome
+        return tuple(tag for tag in changed if tag not in looked or done.get(tag, True) is not True)
+
+    def remove_tag(self, tag: str) -> bool:
+        """Remove a tag and nothing else; False if the registry cannot, or has no such tag.
+
+        Raises:
+            UnauthorizedError: Our credentials do not let us.
+            RemoteError: It is not known whether the tag is gone.
+        """
+        # A right of its own, so that all else is done without it.
+        visitor = self._visitor(f"{self._path}:delete")
+        response = self.request("DELETE", _manifest_path(tag), visitor=visitor)
+        if response.status in _DELETED:
+            return True
+        said = said_by_server(response)
+        if response.status in _UNDELETED or any(word in said for word in _ONLY_BY_DIGEST):
+            return False
+        raise self.refused(response, Permission.REMOVE, visitor)
+
+    def _put_back(self, tag: str, before: Manifest | None) -> bool:
+        if before is None:
+            return self.remove_tag(tag)
+        self.put_manifest(tag, before)
+        return True
+
+    def _named(self, reference: str | Digest) -> str:
+        joint = "@" if isinstance(reference, Digest) else ":"
+        return f"{self._repository}{joint}{reference}"
+
+    # --- for `upload` -----------------------------------------------------------------------
+
+    @property
+    def repository(self) -> Repository:
+        """The repository that this is about."""
+        return self._repository
+
+    def visitor(self, *readable_too: str) -> TokenAuthorizer:
+        """Return who we are, with the right to read other repositories of this registry as well.
+
+        Asking for that right may fail where we lack it, so the usual requests do not ask.
+        """
+        pulled = (f"repository:{path}:pull" for path in readable_too)
+        return self._visitor(f"{self._path}:pull,push", *pulled)
+
+    def request(  # noqa: PLR0913 -- a narrower `Transport.request`, whose parts these are
         self,
         method: str,
         path: str,
         *,
-        max_bytes: int,
+        max_bytes: int = ANSWER_MAX,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         leave_origin: bool = False,
+        repeatable: bool = False,
+        visitor: TokenAuthorizer | None = None,
     ) -> Response:
-        if not self._base:
-            self._base = base_url(self._transport, self._repository.host)
+        """Send a request about something in the repository, e.g. `manifests/1.0`."""
         return self._transport.request(
             method,
-            f"{self._base}/v2/{self._repository.path}/{path}",
+            f"{self._api()}/v2/{self._repository.path}/{path}",
             what=_WHAT,
             max_bytes=max_bytes,
             headers=headers,
             body=body,
-            authorizer=self._authorizer,
+            authorizer=visitor or self._authorizer,
             leave_origin=leave_origin,
+            repeatable=repeatable,
         )
 
-    def _refused(self, response: Response, permission: Permission) -> RemoteError:
-        if response.status not in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
+    def request_at(
+        self,
+        method: str,
+        location: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Stream | None = None,
+        deadline_s: float = DEADLINE_S,
+    ) -> Response:
+        """Send a request to an address that `located` gave, and on to where it is redirected."""
+        for _ in range(REDIRECTS):
+            ours = origin(location) == origin(self._api())
+            response = self._transport.request(
+                method,
+                location,
+                what=_WHAT,
+                max_bytes=ANSWER_MAX,
+                headers=headers,
+                body=body,
+                authorizer=self._authorizer if ours else None,
+                deadline_s=deadline_s,
+            )
+            if response.status not in _MOVED or "Location" not in response.headers:
+                return response
+            location = located(response)
+        raise RemoteError(f"{_WHAT} {origin(location)}: expected at most {REDIRECTS} redirects")
+
+    def refused(
+        self, response: Response, permission: Permission, visitor: TokenAuthorizer | None = None
+    ) -> RemoteError:
+        """Return the error for an answer that is not the expected one; the caller raises it."""
+        is_refusal = response.status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN)
+        if not is_refusal or origin(response.url) != origin(self._api()):  # its storage's
             return failure(response, _WHAT)
         server = f"{_WHAT} {self._repository.host}"
-        return self._authorizer.denial(response, server, permission, self._repository.path)
+        visitor = visitor or self._authorizer
+        return visitor.denial(response, server, permission, self._repository.path)
+
+    def _api(self) -> str:
+        with self._lock:
+            self._base = self._base or base_url(self._transport, self._repository.host)
+            return self._base
+
+
+def _side_by_side(calls: Mapping[str, Callable[[], _Result]]) -> dict[str, _Result | Exception]:
+    """Make *calls*, several at once; where a cancel interrupts that, no further one is begun."""
+    canceled = threading.Event()
+
+    def unless_canceled(call: Callable[[], _Result]) -> _Result:
+        if canceled.is_set():
+            raise InterruptedError
+        return call()
+
+    try:
+        return outcomes(
+            {name: partial(unless_canceled, call) for name, call in calls.items()},
+            at_once=PARALLEL,
+        )
+    except BaseException:
+        canceled.set()
+        raise
+
+
+def _state(
+    repository: Repository, moved: Sequence[str], unmoved: Sequence[str], unknown: Sequence[str]
+) -> str:
+    parts = {"moved": moved, "not moved": unmoved, "moved or not": unknown}
+    said = "; ".join(f"{words}: {', '.join(tags)}" for words, tags in parts.items() if tags)
+    return f"Tags of {repository} {said}"
+
+
+def _digest(manifest: Manifest | None) -> Digest | None:
+    return manifest.descriptor.digest if manifest else None
+
+
+def _manifest_path(reference: str | Digest) -> str:
+    return f"manifests/{quote(str(reference), safe=':')}"
+
+
+def located(response: Response) -> str:
+    """Return the address that a registry gives in `Location`.
+
+    Raises:
+        RemoteError: It gives none, or none that may be used.
+    """
+    where = f"{_WHAT} {origin(response.url)}"
+    given = response.headers.get("Location", "")
+    try:
+        location = urljoin(response.url, given).partition("#")[0]
+        parts = urlsplit(location)
+        origin(location)
+        is_usable = (
+            re.fullmatch(r"[\x21-\x5b\x5d-\x7e]+", given)
+            and parts.scheme in ("http", "https")
+            and parts.hostname
+            and "@" not in parts.netloc
+        )
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise RemoteError(
+            f"{where}: expected an http(s) address to go on at, "
+            f"got {readable(given.partition('?')[0].rpartition('@')[2])!r}"
+        )
+    if parts.scheme == "http" and response.url.startswith("https:"):
+        raise RemoteError(
+            f"{where}: expected an https address to go on at, got one at {origin(location)}",
+            hint="A proxy before the registry must tell it of https, by X-Forwarded-Proto",
+        )
+    return location
 
 
 def base_url(transport: Transport, host: str) -> str:
@@ -204,8 +451,12 @@ def _parse_manifest(response: Response, what: str) -> Manifest:
     return Manifest(Descriptor(media_type, Digest.of(content), len(content)), content)
 
 
-def _check_claim(response: Response, digest: Digest, what: str) -> None:
-    """Compare with the registry's own word, which is optional and may use another algorithm."""
+def check_claim(response: Response, digest: Digest, what: str) -> None:
+    """Compare with the registry's own word, which is optional and may use another algorithm.
+
+    Raises:
+        HashMismatchError: It is another.
+    """
     claimed = response.headers.get("Docker-Content-Digest", "")
     if claimed.startswith("sha256:") and claimed != digest.text:
         raise HashMismatchError(

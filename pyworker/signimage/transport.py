@@ -4,9 +4,11 @@ The rules of this file:
 
 1. Connections follow the rules of `connection` and `tls`; no caller can loosen them.
 2. Every call has one deadline over all its tries, redirects and bytes; what its authorizer asks
-   elsewhere is a call of its own. Every body has a maximum, and what is larger is refused, never
-   cut.
-3. Only GET and HEAD follow redirects or are sent again once a byte of them may have arrived.
+   elsewhere is a call of its own. A body that is read while it is sent may take as long as it
+   gets on: each part of it has a limit, and the deadline begins anew at its end. Every answer's
+   body has a maximum, and what is larger is refused, never cut.
+3. Only GET and HEAD follow redirects. Only they, and what a caller says may happen twice, are sent
+   again once a byte of them may have arrived.
    Another origin is followed to only where the caller says so, which is for content that is
    verified by itself; credentials never follow there, and https is never left for http.
 4. Any HTTP status is an answer, for the caller to judge; only its absence is an error here.
@@ -20,8 +22,8 @@ import http.client
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -55,18 +57,22 @@ __all__ = [
     "Authorizer",
     "Credentials",
     "Response",
+    "Stream",
     "Transport",
     "TransportSettings",
     "is_loopback",
     "origin",
+    "pause_s",
     "readable",
     "reason",
     "refusal",
+    "retry_after_s",
     "said_by_server",
     "shown",
 ]
 
 DEADLINE_S = 60.0  # one call, all tries together
+STALL_S = 60.0  # for one part of a streamed body; at 256 KiB that is slower than any modem
 ATTEMPTS = 5
 BACKOFF_CAP_S = 8.0
 REDIRECTS = 5  # as many as curl's users see in practice; browsers stop at 20
@@ -86,8 +92,26 @@ class Authorizer(Protocol):
     def headers(self, method: str, url: str) -> Mapping[str, str]:
         """Return the headers to send; empty for none."""
 
-    def answer(self, response: Response) -> bool:
-        """Look at a 401; True if `headers` now has something better, worth one more try."""
+    def answer(self, response: Response, sent: Mapping[str, str]) -> bool:
+        """Look at a 401 to a request that had *sent* of `headers`.
+
+        True if `headers` now has something better, worth one more try.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A body that is read while it is sent.
+
+    Attributes:
+        size: Its length in bytes.
+        read: Gives exactly as many, in parts, from the first on; called for each try.
+        stall_s: How long the other side may take to accept one part.
+    """
+
+    size: int
+    read: Callable[[], Iterator[bytes]]
+    stall_s: float = STALL_S
 
 
 @final
@@ -108,7 +132,7 @@ class Transport:
         """Close all connections."""
         self._connections.close()
 
-    def request(  # noqa: PLR0913 -- one HTTP exchange has this many parts; all but five have defaults
+    def request(  # noqa: PLR0913 -- one HTTP exchange has this many parts; all but four have defaults
         self,
         method: str,
         url: str,
@@ -116,15 +140,17 @@ class Transport:
         what: str,
         max_bytes: int,
         headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
+        body: bytes | Stream | None = None,
         authorizer: Authorizer | None = None,
         deadline_s: float = DEADLINE_S,
         redirects: int = REDIRECTS,
         leave_origin: bool = False,
+        repeatable: bool = False,
     ) -> Response:
         """Send one request and return the answer, whatever its status.
 
-        1. Send; GET and HEAD again on 429, 502, 503, 504 and lost connections.
+        1. Send; GET, HEAD and what is *repeatable* again on 429, 502, 503, 504 and lost
+           connections.
         2. On 401 ask the authorizer once, and send again.
         3. Follow redirects of GET and HEAD, *redirects* at most (0: they are returned).
 
@@ -136,11 +162,12 @@ class Transport:
             headers: Sent with every try; credentials among them stay with their origin.
             body: Sent as it is; the caller gives its Content-Type.
             authorizer: Asked for headers before each try.
-            deadline_s: For everything together.
+            deadline_s: For everything together; after a `Stream` for the answer alone.
             redirects: How many may be followed.
             leave_origin: Whether they may lead to another scheme, host or port. Only for content
                 that its digest proves, which registries keep elsewhere: who follows a redirect
                 lets the server choose whom this machine talks to, and who answers.
+            repeatable: Whether sending it twice does what sending it once does.
 
         Raises:
             InputError: The URL, a CA file or a proxy setting is not usable.
@@ -149,7 +176,16 @@ class Transport:
             TooLargeError: The answer is larger than *max_bytes*.
             RemoteError: A redirect that must not be followed.
         """
-        call = _Call(method, what, max_bytes, dict(headers or {}), body, authorizer, deadline_s)
+        call = _Call(
+            method,
+            what,
+            max_bytes,
+            dict(headers or {}),
+            body,
+            authorizer,
+            _Clock(deadline_s),
+            is_repeatable=repeatable or method in _SAFE_METHODS,
+        )
         response = self._authorized(call, _checked_url(url, what))
         for _ in range(redirects):
             target = _redirection(call, response)
@@ -172,53 +208,64 @@ class Transport:
         authorizer = call.authorizer
         if authorizer is None:
             return self._repeated(call, url, call.headers)
-        first = {**call.headers, **authorizer.headers(call.method, url)}
-        response = self._repeated(call, url, first)
-        begin = time.monotonic()
-        if response.status == http.client.UNAUTHORIZED and authorizer.answer(response):
-            call = call.later(time.monotonic() - begin)
-            second = {**call.headers, **authorizer.headers(call.method, url)}
-            response = self._repeated(call, url, second)
-        return response
+        with call.clock.paused():
+            sent = authorizer.headers(call.method, url)
+        response = self._repeated(call, url, {**call.headers, **sent})
+        if response.status != http.client.UNAUTHORIZED:
+            return response
+        with call.clock.paused():
+            has_better = authorizer.answer(response, sent)
+            sent = authorizer.headers(call.method, url) if has_better else sent
+        return self._repeated(call, url, {**call.headers, **sent}) if has_better else response
 
     def _repeated(self, call: "_Call", url: str, headers: Mapping[str, str]) -> Response:
         for attempt in range(1, ATTEMPTS + 1):
-            pause_s = _pause_s(self._settings.backoff_s, attempt)
+            wait_s = pause_s(self._settings.backoff_s, attempt)
             try:
                 response = self._once(call, url, headers)
             except FOREIGN_ERRORS as error:
-                if attempt == ATTEMPTS or not call.may_repeat(error) or pause_s > call.left_s():
+                if (
+                    attempt == ATTEMPTS
+                    or not call.may_repeat(error)
+                    or wait_s > call.clock.left_s()
+                ):
                     raise self._translated(error, call, url) from error
             else:
                 if attempt == ATTEMPTS or not call.is_worth_repeating(response):
                     return response
-                pause_s = max(pause_s, _retry_after_s(response))
-                if pause_s > call.left_s():
+                wait_s = max(wait_s, retry_after_s(response))
+                if wait_s > call.clock.left_s():
                     return response
-            time.sleep(pause_s)
+            time.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
 
     def _once(self, call: "_Call", url: str, headers: Mapping[str, str]) -> Response:
-        left_s = call.left_s()
+        left_s = call.clock.left_s()
         if left_s <= 0:
             raise TimeoutError
         begin = time.monotonic()
-        answer = self._connections.for_url(url).urlopen(
-            call.method,
-            url,
-            body=call.body,
-            headers=_checked_headers(
-                {
-                    "User-Agent": self._settings.user_agent,
-                    "Accept-Encoding": "identity",
-                    **headers,
-                }
-            ),
-            timeout=urllib3.Timeout(total=left_s),
-            retries=False,
-            redirect=False,
-            preload_content=False,
-        )
+        timeout, length = urllib3.Timeout(total=left_s), {}
+        if isinstance(call.body, Stream):
+            timeout = urllib3.Timeout(connect=call.body.stall_s, read=call.clock.deadline_s)
+            length = {"Content-Length": str(call.body.size)}
+        with call.content() as content:
+            answer = self._connections.for_url(url).urlopen(
+                call.method,
+                url,
+                body=content,
+                headers=_checked_headers(
+                    {
+                        "User-Agent": self._settings.user_agent,
+                        "Accept-Encoding": "identity",
+                        **headers,
+                        **length,
+                    }
+                ),
+                timeout=timeout,
+                retries=False,
+                redirect=False,
+                preload_content=False,
+            )
         with _released(answer):
             if answer.status == http.client.PROXY_AUTHENTICATION_REQUIRED and _is_forwarded(
                 url, self._settings
@@ -235,9 +282,38 @@ class Transport:
         """Return the error of ours that *error* means; the one door for foreign exceptions."""
         if isinstance(error, foreign.MaxRetryError) and error.reason is not None:
             error = error.reason
-        if call.left_s() <= 0 and not is_slow_name(error):
-            return too_late(call.what, url, call.deadline_s, self._settings)
+        if call.clock.left_s() <= 0 and not is_slow_name(error):
+            missing = "further data taken" if call.clock.is_sending else "complete answer"
+            return too_late(call.what, url, call.clock.limit_s, self._settings, missing=missing)
         return unreachable(error, call.what, url, self._settings)
+
+
+@final
+class _Clock:
+    """What is left of the time for a call, or for one part of the body that it streams."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self.deadline_s = self.limit_s = deadline_s
+        self.is_sending = False
+        self._end = time.monotonic() + deadline_s
+
+    def left_s(self) -> float:
+        return self._end - time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time that others take in the block, within deadlines of their own."""
+        begin = time.monotonic()
+        yield
+        self._end += time.monotonic() - begin
+
+    def begin_part(self, limit_s: float) -> None:
+        self.is_sending, self.limit_s = True, limit_s
+        self._end = time.monotonic() + limit_s
+
+    def begin_answer(self) -> None:
+        self.is_sending, self.limit_s = False, self.deadline_s
+        self._end = time.monotonic() + self.deadline_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,13 +324,22 @@ class _Call:
     what: str
     max_bytes: int
     headers: Mapping[str, str] = field(repr=False)
-    body: bytes | None = field(repr=False)
+    body: bytes | Stream | None = field(repr=False)
     authorizer: Authorizer | None
-    deadline_s: float
-    started: float = field(default_factory=time.monotonic)
+    clock: _Clock
+    is_repeatable: bool
 
-    def left_s(self) -> float:
-        return self.started + self.deadline_s - time.monotonic()
+    def content(self) -> AbstractContextManager[bytes | Iterator[bytes] | None]:
+        """Open the body for one try."""
+        if isinstance(self.body, Stream):
+            return closing(self._parts(self.body))
+        return nullcontext(self.body)
+
+    def _parts(self, body: Stream) -> Generator[bytes, None, None]:
+        for part in body.read():
+            self.clock.begin_part(body.stall_s)
+            yield part
+        self.clock.begin_answer()
 
     def may_repeat(self, error: Exception) -> bool:
         """Tell whether *error* leaves it certain that sending again does nothing twice."""
@@ -266,14 +351,10 @@ class _Call:
             return isinstance(cause, lost)
         if isinstance(error, foreign.ConnectTimeoutError):  # and its kinds: nothing was sent
             return True
-        return self.method in _SAFE_METHODS and isinstance(error, lost)
+        return self.is_repeatable and isinstance(error, lost)
 
     def is_worth_repeating(self, response: Response) -> bool:
-        return self.method in _SAFE_METHODS and response.status in _AGAIN_LATER
-
-    def later(self, pause_s: float) -> "_Call":
-        """Return the call without the time that others took, within deadlines of their own."""
-        return replace(self, started=self.started + pause_s)
+        return self.is_repeatable and response.status in _AGAIN_LATER
 
     def without_credentials(self) -> "_Call":
         kept = {k: v for k, v in self.headers.items() if k.lower() not in _CREDENTIAL_HEADERS}
@@ -352,7 +433,7 @@ def _read(answer: urllib3.BaseHTTPResponse, call: _Call, url: str) -> bytes:
     limit = call.max_bytes if good else max(call.max_bytes, ERROR_BODY_MAX)
     chunks: list[bytes] = []
     size = 0
-    with cut_after(max(call.left_s(), 0.0), answer.shutdown):
+    with cut_after(max(call.clock.left_s(), 0.0), answer.shutdown):
         while chunk := answer.read1(CHUNK, decode_content=True):
             size += len(chunk)
             if size > limit:
@@ -364,9 +445,9 @@ def _read(answer: urllib3.BaseHTTPResponse, call: _Call, url: str) -> bytes:
                     hint=STRANGER_HINT,
                 )
             chunks.append(chunk)
-            if call.left_s() <= 0:
+            if call.clock.left_s() <= 0:
                 break
-    if call.left_s() <= 0:  # a cut connection looks like the end of a body without a length
+    if call.clock.left_s() <= 0:  # a cut connection looks like the end of a body without a length
         raise TimeoutError
     return b"".join(chunks)
 
@@ -374,13 +455,13 @@ def _read(answer: urllib3.BaseHTTPResponse, call: _Call, url: str) -> bytes:
 # --- waiting --------------------------------------------------------------------------------
 
 
-def _pause_s(base_s: float, attempt: int) -> float:
+def pause_s(base_s: float, attempt: int) -> float:
     """Return a pause with full jitter, so that many clients do not come back in step."""
     longest = min(BACKOFF_CAP_S, base_s * 2 ** (attempt - 1))
     return random.SystemRandom().uniform(0, longest)
 
 
-def _retry_after_s(response: Response) -> float:
+def retry_after_s(response: Response) -> float:
     """Return the seconds a server asks us to wait; 0 if it does not say or makes no sense."""
     value = response.headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", value):

@@ -28,6 +28,7 @@ class SmallRegistry:
     def __init__(self, scheme: str = "Bearer") -> None:
         self.lie: Callable[[Request, Reply], Reply] = lambda _, reply: reply
         self.granted = ["pull", "push"]
+        self.refused: set[str] = set()  # tags that nobody may move
         self._scheme = scheme
         self._stored = {"1.2": (OCI, CONTENT)}
         self.server = SmallServer(lambda request: self.lie(request, self._honest(request)))
@@ -38,7 +39,9 @@ class SmallRegistry:
         if path == "/token":
             honest = self._token if request.method == "GET" else self._exchange
             return honest(request)
-        if not self._is_allowed(request.method, given_):
+        # Whoever may push may end an upload.
+        method = "POST" if "/uploads/" in path else request.method
+        if not self._is_allowed(method, given_):
             return Reply(401, UNAUTHORIZED, {"WWW-Authenticate": self.challenge()})
         if path == "/v2/team/app/blobs/uploads/" and request.method == "POST":
             return Reply(202, headers={"Location": "/v2/team/app/blobs/uploads/42?_state=x"})
@@ -66,7 +69,8 @@ class SmallRegistry:
     def _is_allowed(self, method: str, given_: str) -> bool:
         if self._scheme == "Basic":
             return given_ == GOOD.basic()
-        action = "pull" if method in ("GET", "HEAD") else "push"
+        actions = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}
+        action = actions.get(method, "push")
         return given_.startswith("Bearer may-") and action in given_
 
     def challenge(self) -> str:
@@ -77,10 +81,14 @@ class SmallRegistry:
         return f'Bearer realm="{origin}/token?a=b",service="reg",scope="repository:team/app:pull"'
 
     def _manifest(self, request: Request, reference: str) -> Reply:
+        if request.method == "PUT" and reference in self.refused:
+            return Reply(400, b'{"errors":[{"code":"DENIED","message":"locked"}]}')
         if request.method == "PUT":
             self._stored[reference] = (request.headers["Content-Type"], request.body)
             digest = Digest.of(request.body).text
             return Reply(201, headers={"Docker-Content-Digest": digest})
+        if request.method == "DELETE":
+            return Reply(404 if self._stored.pop(reference, None) is None else 202)
         for tag, (kind, content) in self._stored.items():
             digest = Digest.of(content).text
             if reference in (tag, digest):

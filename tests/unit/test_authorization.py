@@ -1,8 +1,9 @@
 """Claims about `signimage.authorization`: challenges, tokens, and what a refusal means."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -17,6 +18,7 @@ from signimage.authorization import (
     parse_challenges,
 )
 from signimage.errors import FormatError, RemoteError, UnauthorizedError, UnavailableError
+from signimage.parallel import results
 from signimage.permissions import Permission, workstation
 from signimage.response import Credentials, Fixed, Response
 from signimage.transport import Transport, TransportSettings
@@ -142,10 +144,11 @@ def test_authorizer_tells_its_secret_only_to_the_server_that_asked(
     authorizer = TokenAuthorizer(transport, GOOD, "repository:team/app:pull")
     assert authorizer.headers("GET", url) == {}
     challenge = transport.request("GET", url, what="registry", max_bytes=999)
-    assert authorizer.answer(challenge)
-    assert authorizer.headers("GET", url) == {"Authorization": "Bearer may-pull"}
+    assert authorizer.answer(challenge, {})
+    sent = {"Authorization": "Bearer may-pull"}
+    assert authorizer.headers("GET", url) == sent
     assert authorizer.headers("GET", "https://elsewhere.example.com/") == {}
-    assert not authorizer.answer(challenge), "the same token again is not worth a try"
+    assert not authorizer.answer(challenge, sent), "the same token again is not worth a try"
 
 
 @pytest.mark.parametrize("lifetime", ["1" + "0" * 400, "Infinity", "1e400", "0.5", "-1", '"5"'])
@@ -204,6 +207,57 @@ def test_a_server_that_refuses_every_token_is_asked_no_more_than_twice(
         client(transport, bearer).resolve("1.2")
     assert len(bearer.server.requests) == 3
     assert len(tokens_asked_for(bearer)) == 1
+
+
+def test_threads_that_are_refused_together_get_one_token(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    """No answer comes before all have asked; each then asks with the one token."""
+    together = threading.Barrier(4, timeout=20)
+
+    def lie(_: Request, honest: Reply) -> Reply:
+        if honest.status == 401:
+            together.wait()
+        return honest
+
+    bearer.lie = lie
+    registry = client(transport, bearer)
+    found = results({n: lambda: registry.resolve("1.2") for n in range(4)}, at_once=4)
+    assert {manifest.content for manifest in found.values()} == {CONTENT}
+    assert len(tokens_asked_for(bearer)) == 1
+
+
+def test_thread_that_is_refused_late_uses_what_replaced_its_token(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    url = f"{bearer.server.origin}/v2/team/app/manifests/1.2"
+    authorizer = TokenAuthorizer(transport, GOOD, SCOPE)
+    refused = transport.request("GET", url, what="registry", max_bytes=999)
+    assert authorizer.answer(refused, {})
+    assert authorizer.answer(refused, {"Authorization": "Bearer an-older-one"})
+    assert len(tokens_asked_for(bearer)) == 1
+
+
+def test_token_that_replaced_another_is_replaced_where_more_is_wanted(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    url = f"{bearer.server.origin}/v2/team/app/manifests/1.2"
+    authorizer = TokenAuthorizer(transport, GOOD, SCOPE)
+    refused = transport.request("GET", url, what="registry", max_bytes=999)
+    assert authorizer.answer(refused, {})
+    more = {"WWW-Authenticate": challenge_with(bearer, 'scope="repository:team/base:pull"')}
+    wanting = replace(refused, headers=more)
+    assert authorizer.answer(wanting, {"Authorization": "Bearer an-older-one"})
+    assert len(tokens_asked_for(bearer)) == 2
+
+
+def test_scopes_of_several_repositories_are_asked_for_at_once(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    url = f"{bearer.server.origin}/v2/team/app/manifests/1.2"
+    authorizer = TokenAuthorizer(transport, GOOD, SCOPE, "repository:team/base:pull")
+    assert authorizer.answer(transport.request("GET", url, what="registry", max_bytes=999), {})
+    assert scopes_asked_for(bearer) == [SCOPE, "repository:team/base:pull"]
 
 
 # --- scopes ---------------------------------------------------------------------------------
@@ -393,7 +447,7 @@ def test_a_registry_of_azure_is_its_own_token_service(
     asked = Response(401, header, b"", "https://team.azurecr.io/v2/app/blobs/uploads/")
     authorizer = TokenAuthorizer(transport, login, SCOPE)
     with pytest.raises(RemoteError, match=r"^https://team\.azurecr\.io: expected the registry's o"):
-        authorizer.answer(asked)
+        authorizer.answer(asked, {})
     assert bearer.server.requests == []
 
 

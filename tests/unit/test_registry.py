@@ -1,7 +1,10 @@
 """Claims about `signimage.registry`, against a small registry on loopback that can lie."""
 
 import base64
-from collections.abc import Iterator
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +25,14 @@ from signimage.oci import Descriptor, Digest, Manifest, Repository
 from signimage.registry import (
     MANIFEST_MAX,
     MANIFEST_TYPES,
+    PARALLEL,
     Registry,
     base_url,
 )
 from signimage.transport import Transport, TransportSettings
 from unit.certificates import make_authority
 from unit.small_registry import BAD, CONTENT, GOOD, OCI, SmallRegistry, client, to
-from unit.small_server import Reply, SmallServer
+from unit.small_server import Reply, Request, SmallServer
 
 
 @pytest.fixture
@@ -250,6 +254,239 @@ def test_registry_that_refuses_a_manifest_is_quoted(
     manifest = Manifest(Descriptor(OCI, Digest.of(CONTENT), len(CONTENT)), CONTENT)
     with pytest.raises(RemoteError, match=r"answered 400: MANIFEST_BLOB_UNKNOWN: blob unknown$"):
         client(transport, bearer).put_manifest("x", manifest)
+
+
+def another(text: str) -> Manifest:
+    """Make a manifest that the registry does not have."""
+    content = json.dumps({"schemaVersion": 2, "mediaType": OCI, "layers": [], "is": text}).encode()
+    return Manifest(Descriptor(OCI, Digest.of(content), len(content)), content)
+
+
+def test_manifest_is_stored_untagged_under_its_digest(
+    transport: Transport, small: SmallRegistry
+) -> None:
+    manifest = another("untagged")
+    digest = manifest.descriptor.digest
+    client(transport, small).put_manifest(digest, manifest)
+    assert small.server.requests[-1].path == f"/v2/team/app/manifests/{digest}"
+    assert client(transport, small).resolve(digest) == manifest
+
+
+def test_manifest_is_not_sent_under_the_digest_of_another(
+    transport: Transport, small: SmallRegistry
+) -> None:
+    with pytest.raises(HashMismatchError, match=r"^manifest stored as .*@sha256:.*: expected sha2"):
+        client(transport, small).put_manifest(Digest.of(b""), another("other"))
+    assert small.server.requests == []
+
+
+def test_absence_is_an_answer_and_nothing_else_is_absence(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    registry = client(transport, bearer)
+    assert registry.find("1.2") == registry.resolve("1.2")
+    assert registry.find("nope") is None
+    for status, kind in [(401, UnauthorizedError), (500, UnavailableError), (400, RemoteError)]:
+        bearer.lie = to_get("nope", Reply(status))
+        with pytest.raises(kind, match=r"answered \d+"):
+            registry.find("nope")
+
+
+def to_get(name: str, reply: Reply) -> Callable[[Request, Reply], Reply]:
+    """Answer so to everybody who looks at *name*."""
+    return lambda request, honest: (
+        reply if request.method == "GET" and request.path.endswith(f"/{name}") else honest
+    )
+
+
+def to_put(name: str, reply: Reply) -> Callable[[Request, Reply], Reply]:
+    """Write *name*, and answer so."""
+    return lambda request, honest: (
+        reply if honest.status == 201 and request.path.endswith(f"/{name}") else honest
+    )
+
+
+# --- tags -----------------------------------------------------------------------------------
+
+
+def test_all_tags_are_moved(transport: Transport, small: SmallRegistry) -> None:
+    registry = client(transport, small)
+    wanted = {f"1.{number}": another(str(number % 2)) for number in range(20)}
+    registry.move_tags(wanted)
+    assert {tag: registry.find(tag) for tag in wanted} == wanted
+
+
+def test_tag_that_cannot_be_moved_keeps_no_other_from_it_and_is_named(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    registry = client(transport, bearer)
+    bearer.refused = {"2"}
+    with pytest.raises(RemoteError, match=r"/manifests/2 answered 400: DENIED: locked$") as caught:
+        registry.move_tags({tag: another("x") for tag in ("1", "2", "3")})
+    repository = f"{bearer.server.host}/team/app"
+    assert caught.value.state == f"Tags of {repository} moved: 1, 3; not moved: 2"
+    assert (registry.find("1"), registry.find("2")) == (another("x"), None)
+
+
+def test_tag_whose_answer_was_lost_is_looked_up(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    registry = client(transport, bearer)
+    bearer.lie = to_put("2", Reply(raw=b""))
+    registry.move_tags({"1": another("x"), "2": another("x")})
+    assert registry.find("2") == another("x")
+
+
+def test_tag_of_which_nothing_is_known_is_told_from_one_that_was_not_moved(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    registry = client(transport, bearer)
+    bearer.lie = lambda request, honest: (
+        Reply(503) if request.path.endswith("/2") and honest.status != 401 else honest
+    )
+    bearer.refused = {"3"}
+    with pytest.raises(UnavailableError, match=r"/manifests/2 answered 503$") as caught:
+        registry.move_tags({tag: another("x") for tag in ("1", "2", "3")})
+    assert caught.value.state.endswith(" moved: 1; not moved: 3; moved or not: 2")
+
+
+def test_busy_registry_is_asked_again_to_move_a_tag(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    registry = client(transport, bearer)
+    left = [503, 429]
+    bearer.lie = lambda request, honest: (
+        Reply(left.pop()) if left and request.method == "PUT" and honest.status == 201 else honest
+    )
+    registry.move_tags({"1": another("x")})
+    assert (registry.find("1"), left) == (another("x"), [])
+
+
+def test_no_further_tag_is_moved_once_the_step_is_canceled(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    """What is under way comes to its end; it would otherwise go on behind whoever puts back."""
+    registry = client(transport, bearer)
+    registry.check_push()
+    threads = set(threading.enumerate())
+    arrived, canceled = threading.Semaphore(0), threading.Event()
+
+    def hold(_: Request, honest: Reply) -> Reply:
+        arrived.release()
+        canceled.wait()
+        return honest
+
+    bearer.lie = hold
+
+    def cancel() -> None:
+        for _ in range(PARALLEL):
+            arrived.acquire()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threading.Thread(target=cancel).start()
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        registry.move_tags({str(number): another("x") for number in range(20)})
+    bearer.server.requests.clear()
+    canceled.set()
+    for thread in set(threading.enumerate()) - threads:
+        if "work" in thread.name:
+            thread.join(20)
+    assert bearer.server.requests == []
+
+
+def test_tags_are_put_back_and_those_that_were_not_there_removed(
+    transport: Transport, small: SmallRegistry
+) -> None:
+    small.granted = ["pull", "push", "delete"]
+    registry = client(transport, small)
+    before = {tag: registry.find(tag) for tag in ("1.2", "new")}
+    ours = another("ours")
+    registry.move_tags(dict.fromkeys(before, ours))
+    assert registry.restore(before, dict.fromkeys(before, ours.descriptor.digest)) == ()
+    assert {tag: registry.find(tag) for tag in before} == before
+
+
+def test_tag_that_somebody_else_moved_is_left_alone(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    registry = client(transport, bearer)
+    before = {"1.2": registry.find("1.2"), "new": None}
+    theirs = another("theirs")
+    registry.move_tags(dict.fromkeys(before, theirs))
+    assert registry.restore(before, dict.fromkeys(before, another("ours").descriptor.digest)) == ()
+    assert registry.find("1.2") == registry.find("new") == theirs
+
+
+def test_tag_that_named_the_same_before_is_not_touched(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    registry = client(transport, bearer)
+    before = registry.resolve("1.2")
+    bearer.server.requests.clear()
+    assert registry.restore({"1.2": before}, {"1.2": before.descriptor.digest}) == ()
+    assert bearer.server.requests == []
+
+
+def test_tags_that_cannot_be_put_back_are_named(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    registry = client(transport, bearer)
+    before = {tag: registry.find(tag) for tag in ("1.2", "new", "gone")}
+    ours = another("ours")
+    registry.move_tags(dict.fromkeys(("1.2", "new"), ours))
+    bearer.refused = {"1.2"}
+    left = registry.restore(before, dict.fromkeys(before, ours.descriptor.digest))
+    assert left == ("1.2", "new"), "nobody may delete here"
+    bearer.lie = to_get("gone", Reply(500))
+    assert registry.restore({"gone": None}, {"gone": ours.descriptor.digest}) == ("gone",)
+
+
+def test_removed_tag_is_gone_and_its_manifest_is_not(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    bearer.granted = ["pull", "push", "delete"]
+    registry = client(transport, bearer)
+    registry.put_manifest("old", registry.resolve("1.2"))
+    assert registry.remove_tag("old")
+    assert registry.find("old") is None
+    assert registry.find(Digest.of(CONTENT)) is not None
+
+
+def test_right_to_delete_is_asked_for_only_to_remove_a_tag(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    bearer.granted = ["pull", "push", "delete"]
+    registry = client(transport, bearer)
+    registry.move_tags({"1": another("x")})
+    registry.remove_tag("1")
+    registry.find("1")
+    tokens = [line for line in bearer.server.seen() if line.startswith("GET /token")]
+    assert [line.rpartition("%3A")[2] for line in tokens] == ["pull%2Cpush", "delete"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Reply(405),
+        Reply(404),
+        Reply(
+            400, b'{"errors":[{"code":"UNSUPPORTED","message":"The operation is unsupported."}]}'
+        ),
+        Reply(400, b'{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not"}]}'),
+    ],
+)
+def test_registry_that_cannot_remove_a_tag_says_so(
+    transport: Transport, bearer: SmallRegistry, answer: Reply
+) -> None:
+    bearer.lie = lambda request, honest: answer if request.method == "DELETE" else honest
+    assert client(transport, bearer).remove_tag("1.2") is False
+
+
+def test_account_that_may_not_remove_a_tag_is_told(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    with pytest.raises(UnauthorizedError, match=r"let the given user remove tags from team/app"):
+        client(transport, bearer).remove_tag("1.2")
 
 
 # --- where the API is -----------------------------------------------------------------------

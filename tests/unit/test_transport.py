@@ -1,5 +1,6 @@
 """Claims about `signimage.transport`, against real servers on loopback."""
 
+import gc
 import gzip
 import inspect
 import socket
@@ -24,6 +25,7 @@ from signimage.transport import (
     ATTEMPTS,
     Credentials,
     Response,
+    Stream,
     Transport,
     TransportSettings,
     is_loopback,
@@ -75,8 +77,9 @@ class Planned:
         assert url
         return {"Authorization": self._now} if self._now else {}
 
-    def answer(self, response: Response) -> bool:
+    def answer(self, response: Response, sent: Mapping[str, str]) -> bool:
         """Go on to the second header."""
+        assert sent == self.headers("GET", response.url)
         self.answers.append(response.status)
         self._now = self._then
         return bool(self._then)
@@ -312,6 +315,218 @@ def test_retry_after_in_the_past_or_senseless_does_not_stop_the_tries(
         assert get(transport, server.origin).body == b"now"
 
 
+def test_closing_ends_kept_connections_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+                assert connection.recv(1) == b"", "the end of the connection"
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        transport = Transport(QUICK)
+        assert get(transport, f"http://127.0.0.1:{listening.getsockname()[1]}/").status == 204
+        gc.disable()
+        try:
+            transport.close()
+            thread.join(10)
+        finally:
+            gc.enable()
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("fault", [Reply(503), Reply(raw=b"")])
+def test_what_may_happen_twice_is_repeated_as_the_caller_says(
+    transport: Transport, fault: Reply
+) -> None:
+    with SmallServer(in_turn(fault, fault, Reply(201))) as server:
+        response = transport.request(
+            "PUT", server.origin, what="registry", max_bytes=9, body=b"x", repeatable=True
+        )
+        assert (response.status, [each.body for each in server.requests]) == (201, [b"x"] * 3)
+
+
+# --- bodies that are read while they are sent -----------------------------------------------
+
+
+class Parts:
+    """The parts of a body; counts how often they were read, and what is left open."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self._parts = parts
+        self.read = self.open = 0
+
+    def stream(self, stall_s: float = 20.0) -> Stream:
+        return Stream(sum(map(len, self._parts)), self._opened, stall_s)
+
+    def _opened(self) -> Iterator[bytes]:
+        self.read += 1
+        self.open += 1
+        try:
+            yield from self._parts
+        finally:
+            self.open -= 1
+
+
+def put(
+    transport: Transport,
+    url: str,
+    body: Stream,
+    *,
+    authorizer: Planned | None = None,
+    deadline_s: float = 20.0,
+    repeatable: bool = False,
+) -> Response:
+    return transport.request(
+        "PUT",
+        url,
+        what="registry",
+        max_bytes=9,
+        body=body,
+        authorizer=authorizer,
+        deadline_s=deadline_s,
+        repeatable=repeatable,
+    )
+
+
+@pytest.mark.parametrize("parts", [(b"ab", b"", b"cde"), (b"",), ()])
+def test_streamed_body_arrives_with_its_length(transport: Transport, parts: list[bytes]) -> None:
+    with SmallServer(lambda _: Reply(201)) as server:
+        assert put(transport, server.origin, Parts(*parts).stream()).status == 201
+    request = server.requests[0]
+    assert request.body == b"".join(parts)
+    assert request.headers["Content-Length"] == str(len(request.body))
+    assert request.headers["Transfer-Encoding"] is None
+
+
+def test_streamed_body_is_read_anew_for_each_try(transport: Transport) -> None:
+    body = Parts(b"ab", b"cde")
+    with SmallServer(in_turn(Reply(401), Reply(503), Reply(raw=b""), Reply(201))) as server:
+        response = put(
+            transport, server.origin, body.stream(), authorizer=Planned("", "x"), repeatable=True
+        )
+    assert response.status == 201
+    assert [request.body for request in server.requests] == [b"abcde"] * 4
+    assert (body.read, body.open) == (4, 0)
+
+
+def test_streamed_body_is_sent_once_where_it_may_not_happen_twice(transport: Transport) -> None:
+    body = Parts(b"ab")
+    with (
+        SmallServer(lambda _: Reply(raw=b"")) as server,
+        pytest.raises(UnreachableError, match="closed without an answer"),
+    ):
+        put(transport, server.origin, body.stream())
+    assert (body.read, body.open) == (1, 0)
+
+
+def test_fault_of_a_streamed_body_is_not_the_servers(transport: Transport) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"ab"
+        raise FormatError("layer: expected gzip, got something else")
+
+    with (
+        SmallServer(lambda _: Reply(201)) as server,
+        pytest.raises(FormatError, match=r"^layer: expected gzip"),
+    ):
+        put(transport, server.origin, Stream(9, broken))
+
+
+def test_answer_that_comes_before_the_body_is_taken_is_an_answer(transport: Transport) -> None:
+    """Servers refuse what they will not read, and hang up."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def refuse() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        body = Parts(*[bytes(100_000)] * 500)
+        assert put(transport, url, body.stream()).status == 413
+        thread.join()
+    assert body.open == 0
+
+
+def test_body_that_gets_on_may_take_longer_than_the_deadline(transport: Transport) -> None:
+    ticks = threading.Event()
+
+    def slow() -> Iterator[bytes]:
+        for _ in range(6):
+            ticks.wait(0.1)
+            yield b"x"
+
+    with SmallServer(lambda _: Reply(201)) as server:
+        response = put(transport, server.origin, Stream(6, slow), deadline_s=0.3)
+    assert (response.status, server.requests[0].body) == (201, b"xxxxxx")
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_server_that_takes_no_more_of_a_body_is_given_up(
+    transport: Transport, *, is_new: bool
+) -> None:
+    """On a connection that is new, and on one that was kept."""
+    end = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def take_nothing() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                if not is_new:
+                    connection.recv(1000)
+                    connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+                end.wait()
+
+        thread = threading.Thread(target=take_nothing)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        if not is_new:
+            assert get(transport, url).status == 204
+        body = Parts(*[bytes(1_000_000)] * 60)
+        claim = rf"^registry {url[:-1]} cannot be reached: no further data taken within 0\.2 s$"
+        with pytest.raises(UnreachableError, match=claim):
+            put(transport, url, body.stream(stall_s=0.2))
+        end.set()
+        thread.join()
+    assert body.open == 0
+
+
+def test_server_that_takes_no_more_of_a_body_over_tls_is_given_up(authority: Authority) -> None:
+    end = threading.Event()
+
+    def take_nothing() -> None:
+        connection, _ = listening.accept()
+        with authority.server_context().wrap_socket(connection, server_side=True):
+            end.wait()
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        Transport(TransportSettings(ca_files=(authority.ca_file,))) as transport,
+    ):
+        thread = threading.Thread(target=take_nothing)
+        thread.start()
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}/"
+        body = Parts(*[bytes(1_000_000)] * 60)
+        with pytest.raises(UnreachableError, match=r"no further data taken within 1 s$"):
+            put(transport, url, body.stream(stall_s=1.0))
+        end.set()
+        thread.join()
+
+
+def test_answer_to_a_streamed_body_has_the_deadline(transport: Transport) -> None:
+    with (
+        SmallServer(lambda _: Reply(raw=b"HTTP/1.1 201 ", trickle_s=0.02)) as server,
+        pytest.raises(UnreachableError, match=r"no complete answer within 0\.3 s$"),
+    ):
+        put(transport, server.origin, Parts(b"ab").stream(), deadline_s=0.3)
+
+
 # --- who asks -------------------------------------------------------------------------------
 
 
@@ -319,9 +534,9 @@ def test_time_of_the_authorizer_is_not_the_servers(transport: Transport) -> None
     """Token services have deadlines of their own; the server that asks for a token is not slow."""
 
     class Slow(Planned):
-        def answer(self, response: Response) -> bool:
+        def answer(self, response: Response, sent: Mapping[str, str]) -> bool:
             threading.Event().wait(1.2)
-            return super().answer(response)
+            return super().answer(response, sent)
 
     with SmallServer(lambda r: Reply(200 if r.headers["Authorization"] else 401)) as server:
         response = transport.request(
