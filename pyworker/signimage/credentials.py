@@ -22,7 +22,6 @@ import binascii
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -36,8 +35,11 @@ from typing import Any
 from signimage.dockerconfig import is_passed, read_settings
 from signimage.errors import InputError
 from signimage.oci import DOCKER_HUB, normal_host
+from signimage.programs import find_program
 from signimage.response import Credentials
 
+# Of programs; what has another one there would be run by a shell.
+_ENDING = ".exe" if sys.platform == "win32" else ""
 HUB_KEY = "https://index.docker.io/v1/"  # the one name under which Docker keeps its Hub's login
 HELPER_S = 60.0  # it may have to ask somebody to unlock a key ring
 ANSWER_MAX = 256 * 1024  # bytes; tokens of some registries reach 10 KiB
@@ -90,8 +92,8 @@ class StoredLogin:
 
     def _ask(self, program: str) -> Credentials | None:
         passed = {name: value for name, value in self.environment.items() if _is_passed(name)}
-        found = shutil.which(program, path=passed.get("PATH", ""))
-        if found is None:
+        found = find_program(program + _ENDING, passed)
+        if not found:
             raise InputError(
                 f"{program}, which Docker's configuration names for {self.host}, is not on PATH",
                 hint="Install it, or take its name out of config.json and log in again",

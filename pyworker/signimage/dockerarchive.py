@@ -76,6 +76,7 @@ class DockerImage:
             HashMismatchError: The configuration is not the one it is called.
         """
         self._files, self._scratch = files, scratch
+        self.names = entry.names
         self._config = _configuration(files, entry.config)
         self._diff_ids = _diff_ids(self._config, f"{files.what}: configuration")
         if len(self._diff_ids) != len(entry.layers):

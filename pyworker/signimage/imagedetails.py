@@ -10,6 +10,7 @@ Azure DevOps REST API 5.0-preview.1, `deployment/imagedetails`.
 import hashlib
 import http.client
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -58,6 +59,38 @@ class Layer:
             "createdOn": f"{moment:%Y-%m-%dT%H:%M:%SZ}",
             "size": human_size(self.size),
         }
+
+
+def history(config: Mapping[str, Any], sizes: Sequence[int]) -> list[Layer]:
+    """The steps of an image, newest first, from its configuration.
+
+    Args:
+        config: The JSON object that the image's manifest calls its configuration.
+        sizes: The layers' lengths in bytes, the lowest first, as the manifest gives them.
+
+    OCI Image Specification 1.1, "Image Configuration".
+    """
+    left = iter(sizes)
+    steps = [step for step in config.get("history") or [] if isinstance(step, dict)]
+    layers = [
+        Layer(
+            str(step.get("created_by") or ""),
+            _seconds(step.get("created")),
+            0 if step.get("empty_layer") else next(left, 0),
+        )
+        for step in steps
+    ]
+    return layers[::-1]
+
+
+def _seconds(moment: object) -> int:
+    """Seconds since 1970 of an RFC 3339 *moment*; 0 where there is none."""
+    try:
+        # Builders write nanoseconds, which Python reads from 3.11 on only.
+        text = re.sub(r"\.\d+", "", str(moment)).replace("Z", "+00:00")
+        return max(0, int(datetime.fromisoformat(text).timestamp()))
+    except (ValueError, OverflowError):
+        return 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,9 @@ from signimage.securefiles import SecureFile
 from signimage.trustapi import default_trust_server
 
 _KEY_ID = re.compile(r"[0-9a-fA-F]{64}")
+_PLATFORM = re.compile(r"[a-z0-9_.-]{1,40}(/[a-z0-9_.-]{1,40}){1,2}")
+# What to do about base images: the values of `bases.BasePolicy`, which few steps import.
+BASE_IMAGES = ("off", "verify", "pin", "require")
 # Commands of `Docker@2` that this step has no use for, and why.
 _NEEDLESS = {
     "login": "this step logs in by itself, with the connection in containerRegistry",
@@ -57,6 +60,13 @@ class Command(Enum):
         return self not in (Command.BUILD, Command.VERIFY)
 
 
+class Moment(Enum):
+    """When tags move; the values are those of the input `signBeforeTag`."""
+
+    AUTO = "auto"  # after they are signed, wherever the image can be pushed by digest
+    REQUIRE = "require"  # never before
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """What the author of the pipeline asked for, checked as far as it can be without I/O."""
@@ -66,6 +76,10 @@ class Inputs:
     tags: tuple[str, ...]
     digests: Mapping[str, Digest]  # what some of the tags must be
     image_archive: str  # a path; empty for an image in the engine
+    platforms: tuple[str, ...]  # of the build, e.g. `linux/arm64`
+    base_images: str  # one of `BASE_IMAGES`
+    is_recursive: bool  # whether the manifests below an index are signed, too
+    sign_before_tag: Moment
     required_signers: tuple[str, ...]
     dockerfile: str
     build_context: str
@@ -104,6 +118,10 @@ def read_inputs(task: Task, logged_in: Callable[[], Sequence[str]] = tuple) -> I
         tags=tags,
         digests=digests,
         image_archive=_text(task, "imageArchive") if command is Command.PUSH else "",
+        platforms=_platforms(task) if command.builds else (),
+        base_images=_base_images(task) if command.builds else BASE_IMAGES[0],
+        is_recursive=_switch(task, "recursive", unset="false"),
+        sign_before_tag=_moment(task),
         required_signers=_signers(task) if command is Command.VERIFY else (),
         dockerfile=_text(task, "Dockerfile") or "**/Dockerfile",
         build_context=_text(task, "buildContext") or "**",
@@ -147,9 +165,34 @@ def _text(task: Task, name: str, *, required: bool = False) -> str:
     return value
 
 
-def _switch(task: Task, name: str) -> bool:
-    """A boolean input that is on unless it is switched off."""
-    value = _text(task, name).lower() or "true"
+def _moment(task: Task) -> Moment:
+    text = (_text(task, "signBeforeTag") or Moment.AUTO.value).lower()
+    known = [moment.value for moment in Moment]
+    if text not in known:
+        raise InputError(f"signBeforeTag: expected one of {', '.join(known)}, got {text[:40]!r}")
+    return Moment(text)
+
+
+def _base_images(task: Task) -> str:
+    text = (_text(task, "baseImages") or BASE_IMAGES[0]).lower()
+    if text not in BASE_IMAGES:
+        raise InputError(f"baseImages: expected one of {', '.join(BASE_IMAGES)}, got {text[:40]!r}")
+    return text
+
+
+def _platforms(task: Task) -> tuple[str, ...]:
+    platforms = _list(task, "platforms")
+    for platform in platforms:
+        if not _PLATFORM.fullmatch(platform):
+            raise InputError(
+                f"platforms: expected names such as linux/amd64, got {platform[:80]!r}"
+            )
+    return platforms
+
+
+def _switch(task: Task, name: str, *, unset: str = "true") -> bool:
+    """A boolean input; *unset* is what an empty one means."""
+    value = _text(task, name).lower() or unset
     if value not in ("true", "false"):
         raise InputError(f"input {name}: expected true or false, got {value[:40]!r}")
     return value == "true"

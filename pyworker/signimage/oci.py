@@ -295,6 +295,10 @@ class Blob:
 class StoredImage(Protocol):
     """An image, or an index of images, outside of any registry."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it is called there, as whoever wrote it says."""
+
     def blobs(self) -> Iterator[Blob]:
         """Give each blob once, layers before configurations; may take long, as it compresses.
 

@@ -73,7 +73,9 @@ _DOCUMENT_MEMBERS = ("schemaVersion", "mediaType", "config", "layers", "manifest
 class LayoutImage:
     """One image of a layout, with everything that it refers to (a `StoredImage`)."""
 
-    def __init__(self, files: ImageFiles, descriptor: Descriptor) -> None:
+    def __init__(
+        self, files: ImageFiles, descriptor: Descriptor, names: tuple[str, ...] = ()
+    ) -> None:
         """Read the manifests of the image that *descriptor* names.
 
         Raises:
@@ -81,6 +83,7 @@ class LayoutImage:
             HashMismatchError: A manifest, or the length of a blob, is not what was described.
         """
         self._files = files
+        self.names = names
         self._manifests: dict[Digest, Manifest] = {}
         self._layers: dict[Digest, Descriptor] = {}
         self._configurations: dict[Digest, Descriptor] = {}
@@ -205,7 +208,8 @@ def read_layout(files: ImageFiles, *, name: str = "") -> LayoutImage:
         known = [text for each in entries for text in each.names or (str(each.descriptor.digest),)]
         raise choice_error(files.what, name, known)
     (descriptor,) = found.values()
-    return LayoutImage(files, descriptor)
+    names = tuple(name for each in entries if each.descriptor == descriptor for name in each.names)
+    return LayoutImage(files, descriptor, names)
 
 
 def blob_name(digest: Digest) -> str:

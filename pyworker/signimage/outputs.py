@@ -10,16 +10,20 @@ The rules of this file:
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from azure_pipelines_task_lib import Result, Task
 from signimage.dockerconfig import split_arguments
 from signimage.errors import SignImageError
 from signimage.imagedetails import image_details, post_image_details
 from signimage.inputs import Command, Inputs
-from signimage.signing import SignedTags
-from signimage.sources import EngineImages
 from signimage.summary import Facts, summary
 from signimage.transport import Transport
+from signimage.verification import SignedTags
+
+if TYPE_CHECKING:
+    from signimage.registry import Registry
+    from signimage.sources import ArchivedImage, EngineImages
 
 _DONE = {Command.VERIFY: "Verified"}  # all others: signed
 
@@ -57,7 +61,12 @@ def report_build(task: Task, inputs: Inputs, image_id: str) -> None:
 
 
 def tell_environments(
-    task: Task, transport: Transport, inputs: Inputs, source: EngineImages, found: SignedTags
+    task: Task,
+    transport: Transport,
+    inputs: Inputs,
+    source: "EngineImages | ArchivedImage",
+    registry: "Registry",
+    found: SignedTags,
 ) -> None:
     """Post what Environments show of pushed images; a refusal is a warning."""
     job = inputs.job
@@ -68,7 +77,7 @@ def tell_environments(
     try:
         for digest in found.images:
             tags = tuple(tag for tag in found.tags if found.digests[tag] == digest)
-            details = image_details(source.described(digest, tags), variables)
+            details = image_details(source.described(registry, digest, tags), variables)
             post_image_details(transport, job.collection_uri, project, job.token, details)
     except SignImageError as error:
         task.warning(f"Environments were not told of the image: {error}")

@@ -1,11 +1,13 @@
 """Several calls at once, none of which anybody has to wait for when the step is canceled.
 
-The threads are daemons: a `Canceled` in the main thread leaves them behind, and the process ends
-without them. `concurrent.futures` would wait at the end for every answer still under way.
+The threads are daemons: a `Canceled` in the main thread begins no further call and leaves behind
+those under way, and the process ends without them. `concurrent.futures` would wait at the end for
+every answer still under way.
 """
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -13,12 +15,12 @@ Name = TypeVar("Name")
 Result = TypeVar("Result")
 
 
-def outcomes(
+def begin(
     calls: Mapping[Name, Callable[[], Result]], *, at_once: int
-) -> dict[Name, Result | Exception]:
-    """Make all *calls*, up to *at_once* of them side by side.
+) -> Callable[[], dict[Name, Result | Exception]]:
+    """Begin to make all *calls*, up to *at_once* of them side by side; gives who waits for them.
 
-    Gives by name, in the order of *calls*, what each returned or raised.
+    That one gives by name, in the order of *calls*, what each returned or raised.
     """
     waiting: SimpleQueue[tuple[Name, Callable[[], Result]]] = SimpleQueue()
     done: SimpleQueue[tuple[Name, Result | Exception]] = SimpleQueue()
@@ -36,17 +38,38 @@ def outcomes(
             except Exception as error:  # noqa: BLE001 -- handed to whoever asked
                 done.put((name, error))
 
+    def wait() -> dict[Name, Result | Exception]:
+        try:
+            found = dict(done.get() for _ in calls)
+        except BaseException:  # canceled: nothing further may begin
+            with suppress(Empty):
+                while True:
+                    waiting.get_nowait()
+            raise
+        return {name: found[name] for name in calls}
+
     for _ in range(min(at_once, len(calls))):
         threading.Thread(target=work, daemon=True).start()
-    found = dict(done.get() for _ in calls)
-    return {name: found[name] for name in calls}
+    return wait
+
+
+def outcomes(
+    calls: Mapping[Name, Callable[[], Result]], *, at_once: int
+) -> dict[Name, Result | Exception]:
+    """Make all *calls*, and wait for them; gives by name what each returned or raised."""
+    return begin(calls, at_once=at_once)()
+
+
+def all_of(found: Mapping[Name, Result | Exception]) -> dict[Name, Result]:
+    """The results of calls that must all have succeeded; raises the first error in their order."""
+    good: dict[Name, Result] = {}
+    for name, outcome in found.items():
+        if isinstance(outcome, Exception):
+            raise outcome
+        good[name] = outcome
+    return good
 
 
 def results(calls: Mapping[Name, Callable[[], Result]], *, at_once: int) -> dict[Name, Result]:
-    """The same for calls that must all succeed; raises the first error in the order of *calls*."""
-    found: dict[Name, Result] = {}
-    for name, outcome in outcomes(calls, at_once=at_once).items():
-        if isinstance(outcome, Exception):
-            raise outcome
-        found[name] = outcome
-    return found
+    """Make all *calls*, and wait for them; raises the first error in their order."""
+    return all_of(outcomes(calls, at_once=at_once))

@@ -1,60 +1,73 @@
-"""The sentences of the product: what it means to build, push, sign and verify images.
+"""The sentences of the product: what it means to build, push and sign images.
 
 `push_and_sign`, the whole of it:
  1. Preflight: whatever can be known to fail fails here, before anything is built.
- 2. Build, or find what was built before.
- 3. Push each image once; the registry confirms the digest by handing out bytes that have it.
- 4. Point the image's other tags at the same manifest.
- 5. Sign all tags in one publication, and find them again in freshly verified trust data.
+ 2. Prepare the images: build them, or find or read what was built before.
+ 3. Bring them into the registry, which confirms each digest by handing out bytes that have it.
+    No tag moves, unless the engine can push in no other way: then one for each image.
+ 4. Sign all tags in one publication, and find them again in freshly verified trust data.
+ 5. Only now move the tags, all of them, and look again at what is signed, after every move: of
+    those who push one tag at once, the registry shows what the last one signed, and others fail.
 
-`sign_pushed` does 1 and 5 for what is in the registry already; `verify` believes nobody and
-signs nothing. Nothing is called signed that was not found so in verified trust data. An error
-after step 3 says what the registry holds by then.
+If 4 fails, the tags that had to move in 3 go back to what they were; where that cannot be, or
+where it is not known whether the signature arrived, the error says so, tag by tag.
+
+`sign_pushed` does 1 and 4 for what is in the registry already. Nothing is called signed that was
+not found so in verified trust data.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from functools import partial
 from typing import Protocol
 
-from signimage.errors import HashMismatchError, NotASignerError, NotSignedError, SignImageError
+from signimage.cancellation import Canceled
+from signimage.errors import (
+    HashMismatchError,
+    InputError,
+    NotASignerError,
+    SignImageError,
+    UnavailableError,
+)
 from signimage.filemeta import FileMeta
 from signimage.keys import Signer
-from signimage.lookup import released, signers_of, signing_roles
-from signimage.metadata import RELEASES, ROOT, TARGETS
+from signimage.lookup import signing_roles
+from signimage.metadata import RELEASES, TARGETS
 from signimage.notary import TrustServer
 from signimage.oci import Digest, Manifest, Repository
+from signimage.parallel import all_of, begin, results
 from signimage.publication import signing_plan
-from signimage.registry import Registry
+from signimage.registry import PARALLEL, Registry
 from signimage.trust import TrustedRepository
+from signimage.verification import Progress, SignedTags, check_digest, verified
 
+_MAY_SIGN = "Key {} may sign {}"
 
-class Progress(Protocol):
-    """Where a use case tells what it is doing."""
-
-    def step(self, text: str) -> None:
-        """A new part of the work begins."""
-
-    def done(self, text: str) -> None:
-        """A part of the work has come to this result."""
+_LOOKS = 10  # at what a rival stores; each takes longer than it takes to store a manifest
 
 
 class Source(Protocol):
-    """Where images come from: what builds or finds them, and hands them to a registry."""
+    """Where images come from: what makes or finds them, and brings them into a registry."""
 
     @property
     def title(self) -> str:
-        """What `images` does, for the log: `Build`, or `Find`."""
+        """What `prepare` does, for the log: `Build`, `Find` or `Read`."""
 
     def check(self) -> None:
         """Find out whether the work can begin at all.
 
         Raises:
             EngineError: The engine does not answer.
+            InputError: What is asked for cannot be done with it.
         """
 
-    def images(self) -> Mapping[str, str]:
-        """Build or find the images; gives the ID of each tag's, `sha256:…`, as the engine has it.
+    @property
+    def why_early(self) -> str:
+        """Why tags move before they are signed; empty where they do not. After `check`."""
+
+    def prepare(self) -> None:
+        """Build, find or read the images.
 
         Raises:
             BuildError: The Dockerfile or its context is at fault.
@@ -62,63 +75,46 @@ class Source(Protocol):
             EngineError: The engine is at fault.
         """
 
-    def push(self, tag: str) -> Digest:
-        """Push the image under *tag*; gives the digest that the engine reports."""
+    @property
+    def early_tags(self) -> tuple[str, ...]:
+        """The tags that `deliver` moves. After `prepare`."""
+
+    def deliver(self, registry: Registry) -> Mapping[str, Manifest]:
+        """Bring the images into the registry; gives, for each tag, what the registry confirmed.
+
+        Raises:
+            HashMismatchError: Something else was pushed than was built.
+            RemoteError: Engine or registry failed.
+        """
+
+    def recognises(self, tag: str, manifest: Manifest) -> bool:
+        """Tell whether *manifest* is what `deliver` may have put under one of the early tags."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """What is to be signed, and by whom.
 
-    `digests` says of some tags what they must be; the others are what they are found to be.
+    Attributes:
+        repository: Where it is.
+        tags: What it is called there; all are signed.
+        signer: Makes the signature.
+        digests: What some of the tags must be; the others are what they are found to be.
+        is_recursive: Whether the manifests below an index are signed, too.
+        needs_signature_first: Whether no tag may move before it is signed.
     """
 
     repository: Repository
     tags: tuple[str, ...]
     signer: Signer
     digests: Mapping[str, Digest] = field(default_factory=dict)
+    is_recursive: bool = False
+    needs_signature_first: bool = False
 
     @property
     def key_id(self) -> str:
         """The canonical ID of the signing key."""
         return self.signer.public_key.canonical_id
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """What must be signed, and by whom, before something may pass."""
-
-    repository: Repository
-    tags: tuple[str, ...]
-    digests: Mapping[str, Digest] = field(default_factory=dict)
-    signers: tuple[str, ...] = ()  # each of them must have signed each tag
-
-
-@dataclass(frozen=True, slots=True)
-class SignedTags:
-    """Tags that were found signed in freshly verified trust data."""
-
-    repository: Repository
-    digests: Mapping[str, Digest]  # by tag
-    signers: tuple[str, ...]  # those who signed every one of the tags
-    root_key_ids: tuple[str, ...]  # TUF key IDs, as pins name them
-    expires: datetime  # when the first of root, targets and the signers' roles has to be renewed
-    warnings: tuple[str, ...]
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """The tags, in the order in which they were asked for."""
-        return tuple(self.digests)
-
-    @property
-    def images(self) -> tuple[Digest, ...]:
-        """The digests, each once."""
-        return tuple(dict.fromkeys(self.digests.values()))
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        """`repository:tag@digest` for every tag."""
-        return tuple(f"{self.repository}:{tag}@{self.digests[tag]}" for tag in self.digests)
 
 
 def push_and_sign(
@@ -134,21 +130,160 @@ def push_and_sign(
         SignImageError: Nothing was called signed; `state` says what was pushed, if anything.
     """
     progress.step("Preflight")
+    questions: dict[str, Callable[[], None]] = {
+        "registry": registry.check_push,
+        "trust server": partial(preflight, order, trust_server),
+    }
+    answers = begin(questions, at_once=len(questions))
     source.check()
-    registry.check_push()
+    if order.needs_signature_first and source.why_early:
+        raise InputError(
+            f"signBeforeTag: tags cannot be signed before they move: {source.why_early}",
+            hint="Use a BuildKit builder that pushes by digest, or the command push with an "
+            "imageArchive",
+        )
+    all_of(answers())
     progress.done(f"The registry lets us push to {order.repository}")
-    preflight(order, trust_server, progress)
+    progress.done(_MAY_SIGN.format(order.key_id, ", ".join(order.tags)))
     progress.step(source.title)
-    images = source.images()
+    source.prepare()
     progress.step("Push")
-    manifests = push(order.repository, source, images, registry, progress)
+    early = _EarlyTags(order.repository, registry, source)
+    manifests = early.delivered()
+    for digest, tags in _by_digest(manifests).items():
+        progress.done(f"{order.repository} has {digest}, to be {', '.join(tags)}")
     progress.step("Sign")
     try:
-        return sign(order, manifests, trust_server, progress)
+        sign(order, manifests, registry, trust_server, progress)
     except SignImageError as error:
-        pushed = f"{order.repository} has the tags {', '.join(order.tags)}"
-        error.state = f"{pushed}. {error.state}" if error.state else f"{pushed} UNSIGNED"
+        error.state = f"{early.after(error)}. {error.state}".removesuffix(". ")
         raise
+    progress.step("Tag")
+    return _tagged(order, manifests, registry, trust_server, progress)
+
+
+def _by_digest(manifests: Mapping[str, Manifest]) -> dict[Digest, list[str]]:
+    found: dict[Digest, list[str]] = {}
+    for tag, manifest in manifests.items():
+        found.setdefault(manifest.descriptor.digest, []).append(tag)
+    return found
+
+
+class _EarlyTags:
+    """The tags that had to move before they were signed, and what they were before."""
+
+    def __init__(self, repository: Repository, registry: Registry, source: Source) -> None:
+        self._repository = repository
+        self._registry = registry
+        self._source = source
+        self._before = {tag: registry.find(tag) for tag in source.early_tags}
+        self._now: dict[str, Digest] = {}
+
+    def delivered(self) -> Mapping[str, Manifest]:
+        """What the source brings into the registry; if it fails, everything is put back.
+
+        Raises:
+            SignImageError: It failed.
+        """
+        try:
+            manifests = self._source.deliver(self._registry)
+        except Canceled as canceled:
+            with suppress(SignImageError):  # there is little time, and it is the agent's
+                canceled.state = self._put_back_what_moved()
+            raise
+        except SignImageError as error:
+            try:
+                error.state = self._put_back_what_moved()
+            except SignImageError:
+                error.state = self._unsigned(tuple(self._before), "may have")
+            raise
+        self._now = {tag: manifests[tag].descriptor.digest for tag in self._before}
+        return manifests
+
+    def after(self, error: SignImageError) -> str:
+        """Put the tags back unless the signature may have arrived; tells how it ended."""
+        if not self._before:
+            return "No tag was moved"
+        if error.state:  # in doubt: what the tags were may not be signed any more
+            return f"{self._repository} has the tags {', '.join(self._before)}"
+        try:
+            return self._put_back()
+        except SignImageError:
+            return self._unsigned(tuple(self._before), "has")
+
+    def _put_back_what_moved(self) -> str:
+        for tag, before in self._before.items():
+            found = self._registry.find(tag)
+            if found != before and found is not None and self._source.recognises(tag, found):
+                self._now[tag] = found.descriptor.digest
+        return self._put_back() if self._now else ""
+
+    def _put_back(self) -> str:
+        before = {tag: self._before[tag] for tag in self._now}
+        left = self._registry.restore(before, self._now)
+        back = [tag for tag in before if tag not in left]
+        states = [self._unsigned(left, "has")] if left else []
+        if back:
+            states.append(f"The tags {', '.join(back)} are again what they were before")
+        return ". ".join(states)
+
+    def _unsigned(self, tags: tuple[str, ...], has: str) -> str:
+        return f"{self._repository} {has} the tags {', '.join(tags)} UNSIGNED"
+
+
+def _tagged(
+    order: Order,
+    manifests: Mapping[str, Manifest],
+    registry: Registry,
+    trust_server: TrustServer,
+    progress: Progress,
+) -> SignedTags:
+    """Move the tags to what was signed; whoever signed last has the last word.
+
+    Each move is followed by a look. So whoever moves a tag last has seen what was signed last, or
+    will be followed by whoever signed it: however many there are, all agree in the end.
+    """
+    signed = f"{', '.join(manifests)} of {order.repository} are signed"
+    wanted, moving = dict(manifests), dict(manifests)
+    try:
+        while moving:
+            registry.move_tags(moving)
+            wanted |= moving
+            found = verified(trust_server.refresh(), order.repository, tuple(manifests))
+            moving = {
+                tag: _stored(registry, digest)
+                for tag, digest in found.digests.items()
+                if digest != wanted[tag].descriptor.digest
+            }
+    except SignImageError as error:
+        error.state = f"{signed}. {error.state}".removesuffix(". ")
+        raise
+    for tag, manifest in manifests.items():
+        if found.digests[tag] != manifest.descriptor.digest:
+            name = f"{order.repository}:{tag}"
+            raise _overtaken(name, manifest.descriptor.digest, found.digests[tag])
+    progress.done(f"{order.repository} has the tags {', '.join(manifests)}")
+    return found
+
+
+def _stored(registry: Registry, digest: Digest) -> Manifest:
+    """What somebody else signed, and stores under our tag just now.
+
+    Distribution up to 2.8 answers 500 to whoever reads it in that very moment.
+    """
+    for _ in range(_LOOKS - 1):
+        with suppress(UnavailableError):
+            return registry.resolve(digest)
+    return registry.resolve(digest)
+
+
+def _overtaken(name: str, ours: Digest, theirs: Digest) -> HashMismatchError:
+    error = HashMismatchError(
+        f"{name}: expected {ours} to be signed, got {theirs}",
+        hint="Let one job alone push a tag, or run the step again to have the last word",
+    )
+    error.state = "Somebody else signed it a moment later, and the registry has what they signed"
+    return error
 
 
 def sign_pushed(
@@ -162,65 +297,35 @@ def sign_pushed(
         SignImageError: Nothing was called signed.
     """
     progress.step("Preflight")
-    preflight(order, trust_server, progress)
-    manifests = {tag: registry.resolve(tag) for tag in order.tags}
+    check_signer(order, trust_server)
+    progress.done(_MAY_SIGN.format(order.key_id, ", ".join(order.tags)))
+    calls = {tag: partial(registry.resolve, tag) for tag in order.tags}
+    manifests = results(calls, at_once=PARALLEL)
     for tag, manifest in manifests.items():
         found = manifest.descriptor.digest
-        _check_digest(f"{order.repository}:{tag}", order.digests.get(tag, found), found)
+        check_digest(f"{order.repository}:{tag}", order.digests.get(tag, found), found)
         progress.done(f"{order.repository}:{tag} is {found}")
     progress.step("Sign")
     try:
-        return sign(order, manifests, trust_server, progress)
+        return sign(order, manifests, registry, trust_server, progress)
     except SignImageError as error:
         error.state = error.state or "The registry was not changed, and nothing was signed by us"
         raise
 
 
-def verify(
-    gate: Gate, registry: Registry, trust_server: TrustServer, progress: Progress
-) -> SignedTags:
-    """Find out whether every tag of *gate* is signed as it must be, and is what was signed.
+def preflight(order: Order, trust_server: TrustServer) -> None:
+    """Refuse an *order* whose signature is bound to fail, before the registry is changed.
 
     Raises:
-        NotSignedError: A tag is not signed, or not by everybody who must have signed it.
-        HashMismatchError: Another digest is signed than must be, or than the registry has.
-        TrustError: The trust data is not to be believed.
-        RemoteError: It could not be found out.
+        NotASignerError: As `check_signer`.
+        RemoteError: The trust server lets us not publish.
     """
-    progress.step("Verify")
-    repository = trust_server.refresh()
-    found = verified(repository, gate.repository, gate.tags)
-    for tag, digest in found.digests.items():
-        name = f"{gate.repository}:{tag}"
-        _check_digest(f"{name}, as it is signed", gate.digests.get(tag, digest), digest)
-        signers = signers_of(repository, tag, released(repository, tag))
-        _check_signers(name, gate.signers, signers)
-        # Whoever deploys by tag gets what the registry has under it.
-        has = registry.resolve(tag).descriptor.digest
-        _check_digest(f"{name}, as the registry has it", digest, has)
-        progress.done(f"{name} is {digest}, signed by {', '.join(signers) or 'the repository key'}")
-    return found
+    check_signer(order, trust_server)
+    trust_server.check_write()
 
 
-def _check_digest(what: str, wanted: Digest, found: Digest) -> None:
-    if wanted != found:
-        raise HashMismatchError(
-            f"{what}: expected {wanted}, got {found}",
-            hint="Find out who moved the tag; a reference by digest cannot be moved",
-        )
-
-
-def _check_signers(name: str, wanted: tuple[str, ...], found: tuple[str, ...]) -> None:
-    missing = [each for each in wanted if each not in found]
-    if missing:
-        raise NotSignedError(
-            f"{name} is not signed by {', '.join(missing)}; it is signed by "
-            f"{', '.join(found) or 'the repository key alone'}"
-        )
-
-
-def preflight(order: Order, trust_server: TrustServer, progress: Progress) -> None:
-    """Refuse an *order* whose signature is bound to fail.
+def check_signer(order: Order, trust_server: TrustServer) -> None:
+    """Refuse an *order* of a key that may not sign what is asked for.
 
     Raises:
         NotASignerError: The key may not sign one of the tags, or not release it.
@@ -231,8 +336,6 @@ def preflight(order: Order, trust_server: TrustServer, progress: Progress) -> No
     repository = trust_server.refresh()
     for tag in order.tags:
         check_may_sign(repository, tag, order.key_id)
-    trust_server.check_write()
-    progress.done(f"Key {order.key_id} may sign {', '.join(order.tags)}")
 
 
 def check_may_sign(repository: TrustedRepository, tag: str, key_id: str) -> None:
@@ -253,46 +356,12 @@ def check_may_sign(repository: TrustedRepository, tag: str, key_id: str) -> None
         repository.targets(role)
 
 
-def push(
-    repository: Repository,
-    source: Source,
-    images: Mapping[str, str],
-    registry: Registry,
-    progress: Progress,
-) -> dict[str, Manifest]:
-    """Push each image, and name it with all of its tags; gives what the registry confirmed.
-
-    Raises:
-        HashMismatchError: Another image was pushed than was built: on an agent with several
-            jobs, a tag can be moved between building and pushing.
-        RemoteError: Engine or registry failed.
-    """
-    manifests: dict[str, Manifest] = {}
-    by_image: dict[str, Manifest] = {}
-    begun: list[str] = []
-    try:
-        for tag, image_id in images.items():
-            if image_id in by_image:
-                registry.put_manifest(tag, by_image[image_id])
-                begun.append(tag)
-            else:
-                reported = source.push(tag)
-                begun.append(tag)
-                by_image[image_id] = registry.resolve(reported)
-                by_image[image_id].check_image(image_id)
-            manifests[tag] = by_image[image_id]
-    except SignImageError as error:
-        if begun:
-            error.state = f"{repository} has the tags {', '.join(begun)} UNSIGNED"
-        raise
-    for image_id, manifest in by_image.items():
-        tags = ", ".join(tag for tag in images if images[tag] == image_id)
-        progress.done(f"{repository} has {manifest.descriptor.digest} as {tags}")
-    return manifests
-
-
 def sign(
-    order: Order, manifests: Mapping[str, Manifest], trust_server: TrustServer, progress: Progress
+    order: Order,
+    manifests: Mapping[str, Manifest],
+    registry: Registry,
+    trust_server: TrustServer,
+    progress: Progress,
 ) -> SignedTags:
     """Sign the manifest of each tag, in one publication, and verify the result.
 
@@ -300,52 +369,37 @@ def sign(
         NotSignedError: The publication went through, yet a tag is not what we signed.
         SignImageError: The publication did not go through.
     """
-    wanted = {tag: _target(manifest) for tag, manifest in manifests.items()}
+    named = dict(manifests)
+    if order.is_recursive:
+        for manifest in manifests.values():
+            named |= _platforms(manifest, registry)
+    wanted = {name: _target(manifest) for name, manifest in named.items()}
     plan = signing_plan(wanted, [order.key_id])
     publication = trust_server.publish(plan, {order.key_id: order.signer})
-    found = verified(publication.repository, order.repository, tuple(wanted))
-    for tag, manifest in manifests.items():
-        if found.digests[tag] != manifest.descriptor.digest:
+    everything = verified(publication.repository, order.repository, tuple(wanted))
+    for name, manifest in named.items():
+        if everything.digests[name] != manifest.descriptor.digest:
             raise HashMismatchError(
-                f"{found.repository}:{tag}: expected {manifest.descriptor.digest} to be signed, "
-                f"got {found.digests[tag]}",
-                hint="Somebody else signed the tag at the same moment",
+                f"{order.repository}:{name}: expected {manifest.descriptor.digest} to be signed, "
+                f"got {everything.digests[name]}"
             )
-    progress.done(f"{found.repository}: {', '.join(found.tags)} signed and verified")
-    return found
+    progress.done(f"{order.repository}: {', '.join(wanted)} signed and verified")
+    return verified(publication.repository, order.repository, tuple(manifests))
+
+
+def _platforms(index: Manifest, registry: Registry) -> dict[str, Manifest]:
+    """The manifests below an index, by the names that they are signed under.
+
+    Attestations are no images, and are covered by the signature of the index.
+    """
+    return {
+        child.digest.tag: registry.resolve(child.digest)
+        for child in index.children()
+        if child.is_image
+    }
 
 
 def _target(manifest: Manifest) -> FileMeta:
     """As Docker writes targets: SHA-256 only, and the length of the manifest in bytes."""
     described = manifest.descriptor
     return FileMeta(described.size, {"sha256": described.digest.raw})
-
-
-def verified(repository: TrustedRepository, name: Repository, tags: tuple[str, ...]) -> SignedTags:
-    """What consumers will find under each of *tags*.
-
-    Raises:
-        NotSignedError: A tag is absent from what is released.
-        TrustError: What is released is not to be believed.
-    """
-    metas = {tag: released(repository, tag) for tag in tags}
-    signers = [signers_of(repository, tag, meta) for tag, meta in metas.items()]
-    everywhere = tuple(one for one in signers[0] if all(one in each for each in signers))
-    root = repository.root.body
-    return SignedTags(
-        repository=name,
-        digests={tag: Digest.of_raw(meta.sha256) for tag, meta in metas.items()},
-        signers=everywhere,
-        root_key_ids=root.roles[ROOT].keyids,
-        expires=min(_ends(repository, everywhere)),
-        warnings=tuple(repository.warnings),
-    )
-
-
-def _ends(repository: TrustedRepository, signers: tuple[str, ...]) -> Iterator[datetime]:
-    """When what the signers' owners must renew expires; the server renews the rest by itself."""
-    yield repository.root.body.expires.moment
-    for role in (TARGETS, RELEASES, *(f"{TARGETS}/{name}" for name in signers)):
-        content = repository.targets(role)
-        if content.version:
-            yield content.expires.moment

@@ -10,7 +10,7 @@ The rules of this file:
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from signimage.signing import SignedTags
+from signimage.verification import SignedTags
 
 _PLACEHOLDER = "REGISTRY"
 

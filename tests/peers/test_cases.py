@@ -1,32 +1,27 @@
 """Acceptance cases that need the real server or the real clients as judges.
 
-2, 23, 24, 35, 42, 43, 50 and 52; the table in `docs/protocol.md` names the tests of all cases.
+2, 23, 24, 35, 42, 50 and 52; the table in `docs/protocol.md` names the tests of all cases.
 """
 
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from peers.stack import Stack, make_context
+from peers.shop import Shop, opened_shop
+from peers.stack import Stack
 from peers.workstation import IMAGE, OTHER, PASSPHRASES, Workstation
 from signimage import cli
-from signimage.administration import initialise_repository, remove_signer
-from signimage.dockerbuild import BuildRequest
-from signimage.dockerconfig import private_config
-from signimage.engine import Docker
-from signimage.errors import NotASignerError, RootPinError
+from signimage.administration import initialise_repository
+from signimage.errors import RootPinError
 from signimage.filemeta import FileMeta
-from signimage.keys import PrivateKey
 from signimage.lookup import released, signers_of
 from signimage.metadata import SNAPSHOT, TARGETS, TIMESTAMP
 from signimage.notary import TrustServer
-from signimage.oci import Descriptor, Digest, Manifest, Repository
-from signimage.registry import Registry
-from signimage.signing import Order, push_and_sign, sign
+from signimage.oci import Descriptor, Digest, Manifest
+from signimage.signing import sign_pushed
 from signimage.transport import Transport
 from signimage.trustapi import TrustApi
 from signimage.trustcache import TrustCache
@@ -113,70 +108,18 @@ def test_a_signer_is_added_to_every_repository_up_to_the_one_that_fails(
 # --- Images -----------------------------------------------------------------------------------
 
 
-@dataclass
-class Shop:
-    """A repository with a signer, and an engine with one image to push."""
-
-    workstation: Workstation
-    key: PrivateKey
-    engine: Docker
-    folder: Path
-    happens_at_push: list[str]
-    title: str = "Build"
-    tags: tuple[str, ...] = ()
-
-    @property
-    def repository(self) -> Repository:
-        """The repository of the image and of its trust data."""
-        return Repository.parse(self.workstation.gun)
-
-    def order(self, *tags: str) -> Order:
-        """An order to sign *tags*."""
-        self.tags = tags
-        return Order(self.repository, tags, self.key)
-
-    def check(self) -> None:
-        """As a source: ask the engine."""
-        self.engine.check()
-
-    def images(self) -> dict[str, str]:
-        """As a source: build the image."""
-        names = (f"{self.repository}:1.0",)
-        request = BuildRequest(self.folder / "Dockerfile", self.folder, names, {})
-        image_id = self.engine.build(request, lambda _: None)
-        return dict.fromkeys(self.tags, image_id)
-
-    def push(self, tag: str) -> Digest:
-        """As a source: push, while an owner removes the signers whose time has come."""
-        digest = self.engine.push(self.repository.gun, tag, None, lambda _: None).digest
-        at = self.workstation
-        for name in self.happens_at_push:
-            remove_signer(at.server(cache=False), at.store, at.passphrases, name)
-        return digest
-
-    def step(self, text: str) -> None:
-        """As progress: say nothing."""
-
-    def done(self, text: str) -> None:
-        """As progress: say nothing."""
-
-
 @pytest.fixture
 def shop(workstation: Workstation, stack: Stack, tmp_path: Path) -> Iterator[Shop]:
     """Set up a shop with the signer `ci`."""
-    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "DOCKER_HOST": stack.docker_host}
-    folder = make_context(tmp_path / "context", workstation.gun)
-    with private_config(tmp_path, {}, environ) as config, Docker(environ, config) as engine:
-        yield Shop(workstation, workstation.initialise(), engine, folder, [])
+    with opened_shop(workstation, stack, tmp_path) as shop:
+        yield shop
 
 
 def test_what_we_push_and_sign_docker_pulls_by_its_signature(shop: Shop) -> None:
     """Case 2: with content trust, by the digest that was signed; a tag without one it refuses."""
     at = shop.workstation
-    with Transport() as transport:
-        registry = Registry(transport, shop.repository, None)
-        image = push_and_sign(shop.order("1.0"), shop, registry, at.server(), shop)
-        registry.put_manifest("unsigned", registry.resolve("1.0"))
+    image = shop.signs(shop.order("1.0"), shop.built("1.0"))
+    shop.registry.put_manifest("unsigned", shop.registry.resolve("1.0"))
     trusting = {"DOCKER_CONTENT_TRUST": "1"}
     pulled = at.stack.docker("pull", f"{at.gun}:1.0", config=at.config, env=trusting)
     assert f"Digest: {image.digests['1.0']}" in pulled.stdout
@@ -186,48 +129,34 @@ def test_what_we_push_and_sign_docker_pulls_by_its_signature(shop: Shop) -> None
     assert refused.returncode == 1
 
 
+def _index(shop: Shop) -> Manifest:
+    """An index of two platforms, as people write it: its bytes are its own."""
+    source = shop.built("1.0")
+    source.prepare()
+    one = source.deliver(shop.registry)["1.0"].descriptor
+    entry = {"mediaType": one.media_type, "digest": one.digest.text, "size": one.size}
+    platforms = [{"os": "linux", "architecture": each} for each in ("amd64", "arm64")]
+    document = {
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": [{**entry, "platform": each} for each in platforms],
+    }
+    content = json.dumps(document, indent=3).encode()
+    return Manifest(Descriptor(INDEX, Digest.of(content), len(content)), content)
+
+
 def test_an_index_is_signed_as_the_registry_holds_it(shop: Shop) -> None:
     """Case 42: Docker's client cannot sign what names several platforms."""
-    shop.images()
-    digest = shop.push("1.0")
-    with Transport() as transport:
-        registry = Registry(transport, shop.repository, None)
-        one = registry.resolve(digest).descriptor
-        entry = {"mediaType": one.media_type, "digest": one.digest.text, "size": one.size}
-        platforms = [{"os": "linux", "architecture": each} for each in ("amd64", "arm64")]
-        document = {
-            "schemaVersion": 2,
-            "mediaType": INDEX,
-            "manifests": [{**entry, "platform": each} for each in platforms],
-        }
-        content = json.dumps(document, indent=3).encode()
-        described = Descriptor(INDEX, Digest.of(content), len(content))
-        registry.put_manifest("multi", Manifest(described, content))
-        index = registry.resolve("multi")
-    assert index.descriptor == described
-    image = sign(shop.order("multi"), {"multi": index}, shop.workstation.server(), shop)
-    assert (image.digests, image.signers) == ({"multi": Digest.of(content)}, ("ci",))
+    index = _index(shop)
+    described = index.descriptor
+    shop.registry.put_manifest("multi", index)
+    order = shop.order("multi")
+    image = sign_pushed(order, shop.registry, shop.workstation.server(), shop)
+    assert (image.digests, image.signers) == ({"multi": described.digest}, ("ci",))
     meta = released(shop.workstation.server(cache=False).refresh(), "multi")
-    assert (meta.length, meta.sha256) == (len(content), Digest.of(content).raw)
+    assert (meta.length, meta.sha256) == (described.size, described.digest.raw)
     (row,) = shop.workstation.inspected()["SignedTags"]
-    assert (row["SignedTag"], row["Digest"]) == ("multi", Digest.of(content).hex)
-
-
-def test_an_image_that_was_pushed_and_could_not_be_signed_is_said_to_be(shop: Shop) -> None:
-    """Case 43: the error says what the registry holds now, and nothing is called signed."""
-    shop.happens_at_push = ["ci"]
-    with Transport() as transport:
-        registry = Registry(transport, shop.repository, None)
-        with pytest.raises(
-            NotASignerError, match=r"is not a signer of .* no signers yet"
-        ) as caught:
-            push_and_sign(
-                shop.order("1.0", "latest"), shop, registry, shop.workstation.server(), shop
-            )
-        held = {registry.resolve(tag).descriptor.digest for tag in ("1.0", "latest")}
-    assert len(held) == 1
-    assert caught.value.state.startswith(f"{shop.repository} has the tags 1.0, latest UNSIGNED")
-    assert shop.workstation.inspected()["SignedTags"] == []
+    assert (row["SignedTag"], row["Digest"]) == ("multi", described.digest.hex)
 
 
 # --- Parity with Docker's command line --------------------------------------------------------

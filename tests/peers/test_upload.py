@@ -45,6 +45,7 @@ class MadeImage:
     """An image of layers that are given, with its configuration last."""
 
     contents: tuple[tuple[str, bytes], ...]
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, *layers: bytes) -> "MadeImage":

@@ -43,6 +43,12 @@ ADMINISTRATION = {
     "NOTARY_DELEGATION_PASSPHRASE": PASSPHRASE,
 }
 SIGNER = "ci"
+_MANIFEST_TYPES = (
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+)
 _LISTED = re.compile(r"(?m)^(\S+) +([0-9a-f]{64}) +\d+ +(\S+) *$")
 
 
@@ -198,29 +204,58 @@ class Job:
 
     def pushed(self, gun: str = "") -> dict[str, str]:
         """Return tag -> digest as the registry has them."""
-        host, _, path = (gun or self.gun).partition("/")
-        url = f"http://{host}/v2/{path}"
-        account = f"{self.stack.username}:{self.stack.password}"
-        headers = {"Authorization": f"Basic {base64.b64encode(account.encode()).decode()}"}
-        headers["Accept"] = "application/vnd.docker.distribution.manifest.v2+json"
-        listing = _get(f"{url}/tags/list", headers)
+        listing = self._ask_registry("tags/list", gun)
         tags = json.loads(listing[1])["tags"] or [] if listing else []
-        found = {tag: _get(f"{url}/manifests/{tag}", headers) for tag in tags}
+        found = {tag: self._ask_registry(f"manifests/{tag}", gun) for tag in tags}
         return {tag: answer[0]["docker-content-digest"] for tag, answer in found.items() if answer}
+
+    def manifest(self, reference: str) -> bytes:
+        """Return what the registry has under a tag or digest."""
+        answer = self._ask_registry(f"manifests/{reference}")
+        assert answer is not None
+        return answer[1]
+
+    def move(self, tag: str, digest: str) -> None:
+        """Let *tag* point at *digest*, as somebody else would who may push."""
+        answer = self._ask_registry(f"manifests/{digest}")
+        assert answer is not None
+        headers, content = answer
+        self._ask_registry(
+            f"manifests/{tag}", body=content, headers={"Content-Type": headers["content-type"]}
+        )
+
+    def _ask_registry(
+        self,
+        path: str,
+        gun: str = "",
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[Mapping[str, Any], bytes] | None:
+        host, _, name = (gun or self.gun).partition("/")
+        account = f"{self.stack.username}:{self.stack.password}"
+        own = {"Authorization": f"Basic {base64.b64encode(account.encode()).decode()}"}
+        own["Accept"] = ", ".join(_MANIFEST_TYPES)
+        return _ask(f"http://{host}/v2/{name}/{path}", {**own, **(headers or {})}, body=body)
 
     def trusted(self, gun: str = "") -> bytes | None:
         """Return the trust server's timestamp of the repository; any publication changes it."""
         url = f"{self.stack.trust_server}/v2/{gun or self.gun}/_trust/tuf/timestamp.json"
         context = ssl.create_default_context(cafile=str(self.stack.ca_file))
-        answer = _get(url, {}, context)
+        answer = _ask(url, {}, context)
         return answer[1] if answer else None
 
 
-def _get(
-    url: str, headers: Mapping[str, str], context: ssl.SSLContext | None = None
+def _ask(
+    url: str,
+    headers: Mapping[str, str],
+    context: ssl.SSLContext | None = None,
+    *,
+    body: bytes | None = None,
 ) -> tuple[Mapping[str, Any], bytes] | None:
     """Return headers (in lower case) and body of an answer, None if there is no such thing."""
-    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310  # a peer's
+    method = "PUT" if body else "GET"
+    request = urllib.request.Request(url, body, dict(headers), method=method)  # noqa: S310  # a peer's
     try:
         with urllib.request.urlopen(request, context=context, timeout=60) as answer:  # noqa: S310  # the same
             named = {name.lower(): value for name, value in answer.headers.items()}

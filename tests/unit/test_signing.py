@@ -9,7 +9,8 @@ from signimage.errors import NotASignerError, NotSignedError, ThresholdError
 from signimage.filemeta import Expiry, FileMeta
 from signimage.metadata import RELEASES, TARGETS
 from signimage.oci import Digest, Repository
-from signimage.signing import check_may_sign, verified
+from signimage.signing import check_may_sign
+from signimage.verification import verified
 from unit.repositories import GUN, IMAGE, NOW, GoodRepository, believe, content, good_targets, key
 
 CI = key("ci").public_key.canonical_id

@@ -3,8 +3,8 @@
 from datetime import datetime, timezone
 
 from signimage.oci import Digest, Repository
-from signimage.signing import SignedTags
 from signimage.summary import Facts, summary
+from signimage.verification import SignedTags
 
 DIGEST = Digest.of(b"manifest")
 FOUND = SignedTags(

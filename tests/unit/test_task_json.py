@@ -201,12 +201,17 @@ def test_our_own_inputs_are_these() -> None:
         name: INPUTS[name]["type"]
         for name in (
             *("signingKey", "trustServer", "rootKeys", "requiredSigners", "imageArchive"),
-            *("caCertificate", "pythonPath"),
+            *("caCertificate", "pythonPath", "platforms", "baseImages", "signBeforeTag"),
+            "recursive",
         )
     }
     assert ours == {
         "signingKey": "secureFile",
         "requiredSigners": "multiLine",
+        "platforms": "multiLine",
+        "baseImages": "pickList",
+        "signBeforeTag": "pickList",
+        "recursive": "boolean",
         "imageArchive": "string",
         "trustServer": "string",
         "rootKeys": "multiLine",

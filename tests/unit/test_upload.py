@@ -50,6 +50,7 @@ class Image:
 
     contents: list[bytes]
     made: int = 0
+    names: tuple[str, ...] = ()
 
     def blobs(self) -> Iterator[Blob]:
         self.made = 0

@@ -1,0 +1,142 @@
+"""When tags move: after they are signed, and back if they had to move before and never were.
+
+Real dockerd, registry and notary-server; what a step leaves is asked of registry and trust server.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peers.shop import Shop, opened_shop
+from peers.stack import Stack
+from peers.workstation import Workstation
+from signimage.administration import remove_signer
+from signimage.errors import HashMismatchError, InputError, NotASignerError, NotSignedError
+from signimage.oci import Descriptor, Digest, Manifest
+from signimage.signing import sign_pushed
+
+MANIFEST_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+
+@pytest.fixture
+def shop(workstation: Workstation, stack: Stack, tmp_path: Path) -> Iterator[Shop]:
+    """Set up a shop with the signer `ci`."""
+    with opened_shop(workstation, stack, tmp_path) as shop:
+        yield shop
+
+
+def fire(shop: Shop) -> None:
+    """Take the signer's right to sign, so that signing fails."""
+    at = shop.workstation
+    remove_signer(at.server(cache=False), at.store, at.passphrases, "ci")
+
+
+def test_an_archive_has_no_tag_until_it_is_signed(shop: Shop) -> None:
+    """And then all of them, with what was signed."""
+    seen: list[dict[str, str]] = []
+    shop.events = {part: lambda: seen.append(shop.tags()) for part in ("Push", "Sign", "Tag")}
+    found = shop.signs(shop.order("1.0", "latest"), shop.archived("1.0", "latest"))
+    assert seen == [{}, {}, {}]
+    (digest,) = found.images
+    assert shop.tags() == {"1.0": digest.text, "latest": digest.text}
+    assert shop.signed("latest") == digest
+
+
+def test_an_archive_that_cannot_be_signed_gets_no_tag(shop: Shop) -> None:
+    shop.events["Sign"] = lambda: fire(shop)
+    with pytest.raises(NotASignerError, match=r"is not a signer of .* no signers yet") as caught:
+        shop.signs(shop.order("1.0"), shop.archived("1.0"))
+    assert caught.value.state == "No tag was moved"
+    assert shop.tags() == {}
+
+
+def test_the_engine_moves_one_tag_of_an_image_before_it_is_signed(shop: Shop) -> None:
+    """There is no other way; the others move when they are signed."""
+    seen: list[str] = []
+    shop.events["Sign"] = lambda: seen.extend(shop.tags())
+    found = shop.signs(shop.order("1.0", "latest"), shop.built("1.0", "latest"))
+    assert seen == ["1.0"]
+    assert shop.tags() == dict.fromkeys(("1.0", "latest"), found.images[0].text)
+
+
+def test_a_tag_that_moved_and_was_never_signed_goes_back(shop: Shop) -> None:
+    """Case 43: the registry shows again what was signed before."""
+    before = shop.signs(shop.order("1.0"), shop.built("1.0")).images[0]
+    shop.events["Sign"] = lambda: fire(shop)
+    with pytest.raises(NotASignerError, match=r"is not a signer of .* no signers yet") as caught:
+        shop.signs(shop.order("1.0", "latest"), shop.built("1.0", "latest"))
+    assert caught.value.state == "The tags 1.0 are again what they were before"
+    assert shop.tags() == {"1.0": before.text}
+
+
+def test_a_new_tag_that_cannot_be_removed_is_said_to_be_unsigned(shop: Shop) -> None:
+    """Case 43: registries of this kind cannot remove a tag."""
+    shop.events["Sign"] = lambda: fire(shop)
+    with pytest.raises(NotASignerError, match=r"is not a signer of .* no signers yet") as caught:
+        shop.signs(shop.order("1.0", "latest"), shop.built("1.0", "latest"))
+    assert caught.value.state == f"{shop.repository} has the tags 1.0 UNSIGNED"
+    assert list(shop.tags()) == ["1.0"]
+    with pytest.raises(NotSignedError, match=r":1\.0 is not signed"):
+        shop.signed("1.0")
+
+
+def test_a_tag_that_somebody_else_moved_meanwhile_is_left_alone(shop: Shop) -> None:
+    before = shop.signs(shop.order("1.0"), shop.built("1.0")).images[0]
+    other = shop.signs(shop.order("other"), shop.archived("other")).images[0]
+
+    def happens() -> None:
+        shop.registry.put_manifest("1.0", shop.registry.resolve(other))
+        fire(shop)
+
+    shop.events["Sign"] = happens
+    with pytest.raises(NotASignerError, match=r"is not a signer of"):
+        shop.signs(shop.order("1.0"), shop.built("1.0"))
+    assert before != other
+    assert shop.tags()["1.0"] == other.text
+
+
+def test_of_two_who_sign_one_tag_at_once_the_registry_has_what_was_signed_last(shop: Shop) -> None:
+    """The other one fails: it is not what it pushed that consumers get."""
+    ours, theirs = shop.archived("1.0"), shop.archived("1.0")
+    shop.events["Tag"] = lambda: shop.signs(shop.order("1.0"), theirs)
+    with pytest.raises(HashMismatchError, match=r":1\.0: expected .* to be signed, got") as caught:
+        shop.signs(shop.order("1.0"), ours)
+    assert caught.value.state == (
+        "Somebody else signed it a moment later, and the registry has what they signed"
+    )
+    assert shop.tags() == {"1.0": shop.signed("1.0").text}
+
+
+def test_a_step_that_must_sign_first_refuses_an_engine_before_it_builds(shop: Shop) -> None:
+    with pytest.raises(InputError, match=r"signBeforeTag: .* pushes nothing without a tag"):
+        shop.signs(shop.order("1.0", first=True), shop.built("1.0"))
+    assert shop.tags() == {}
+    shop.signs(shop.order("1.0", first=True), shop.archived("1.0"))
+
+
+def test_the_platforms_below_an_index_are_signed_where_that_is_wanted(shop: Shop) -> None:
+    """Each under a name made of its digest; attestations are covered by the index."""
+    source = shop.archived("1.0")
+    source.check()
+    one = source.deliver(shop.registry)["1.0"].descriptor
+    entry = {"mediaType": one.media_type, "digest": one.digest.text, "size": one.size}
+    unknown = {"os": "unknown", "architecture": "unknown"}
+    document = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_LIST,
+        "manifests": [
+            {**entry, "platform": {"os": "linux", "architecture": "amd64"}},
+            {**entry, "platform": unknown, "digest": one.digest.text},
+        ],
+    }
+    content = json.dumps(document).encode()
+    index = Manifest(Descriptor(MANIFEST_LIST, Digest.of(content), len(content)), content)
+    shop.registry.put_manifest("multi", index)
+    server = shop.workstation.server(cache=False)
+    sign_pushed(shop.order("multi", is_recursive=True), shop.registry, server, shop)
+    assert shop.signed("multi") == index.descriptor.digest
+    assert shop.signed(one.digest.tag) == one.digest
+    names = [row["SignedTag"] for row in shop.workstation.inspected()["SignedTags"]]
+    assert sorted(names) == ["multi", one.digest.tag]

@@ -1,0 +1,53 @@
+"""`signimage.parallel`: calls side by side, their results in order, and nobody waited for."""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from signimage.parallel import outcomes, results
+
+
+def fail(text: str) -> int:
+    raise ValueError(text)
+
+
+def test_results_come_in_the_order_of_the_calls() -> None:
+    calls: dict[int, Callable[[], int]] = {n: partial(pow, n, 2) for n in range(50)}
+    found = results(calls, at_once=7)
+    assert list(found.items()) == [(n, n * n) for n in range(50)]
+
+
+def test_what_a_call_raised_is_its_outcome() -> None:
+    calls: dict[str, Callable[[], int]] = {"a": partial(len, "x"), "b": partial(fail, "b")}
+    found = outcomes(calls, at_once=2)
+    assert [str(each) for each in found.values()] == ["1", "b"]
+
+
+def test_the_first_error_in_the_order_of_the_calls_is_raised() -> None:
+    with pytest.raises(ValueError, match=r"^first$"):
+        results({"a": partial(fail, "first"), "b": partial(fail, "second")}, at_once=2)
+
+
+def test_no_more_are_made_at_once_than_wanted() -> None:
+    running, most, guard = 0, 0, threading.Lock()
+    gate = threading.Semaphore(0)
+
+    def call() -> None:
+        nonlocal running, most
+        with guard:
+            running += 1
+            most = max(most, running)
+            if running == 3:
+                gate.release(100)
+        gate.acquire()
+        with guard:
+            running -= 1
+
+    outcomes(dict.fromkeys(range(9), call), at_once=3)
+    assert most == 3
+
+
+def test_no_call_is_no_work() -> None:
+    assert outcomes({}, at_once=3) == {}
