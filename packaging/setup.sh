@@ -24,6 +24,7 @@ debian_packages() {
     need notary notary
     need notary-server notary
     need runc runc
+    need skopeo skopeo
     need setpriv util-linux
     need openssl openssl
     # What completes command lines is tried in the shells themselves.

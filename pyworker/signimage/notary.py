@@ -14,8 +14,9 @@ How something is published stands in `signimage.publisher`.
 Server behaviour: `docs/protocol.md`, "Refreshing".
 """
 
+import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -42,6 +43,9 @@ from signimage.trustapi import TrustApi
 from signimage.trustcache import TrustCache
 
 _MAX_ROOT_STEPS = 1000
+# As long as between a preflight and a signature with nothing to build between them. Who publishes
+# upon an older state collides with everybody who published meanwhile.
+_RECENT_S = 1.0
 
 Clock = Callable[[], datetime]
 
@@ -60,16 +64,19 @@ class TrustServer:
         pins: What the first root must match.
         cache: Where verified files are kept; None keeps them for the life of this object.
         clock: Tells the moment at which a refresh is judged.
+        ignores_expiry: For an owner who signs again what has expired; never to rely on.
     """
 
     api: TrustApi
     pins: RootPins = NO_PINS
     cache: TrustCache | None = None
     clock: Clock = utc_now
+    ignores_expiry: bool = False
     _root: bytes = b""
     _files: dict[bytes, bytes] = field(default_factory=dict)  # by SHA-256
     _floors: dict[str, int] = field(default_factory=dict)
-    _has_answered: bool = False
+    _seen: TrustedRepository | None = None  # by the last look
+    _seen_at: float = 0.0  # on the monotonic clock
     _is_publishing: bool = False
 
     def __post_init__(self) -> None:
@@ -84,7 +91,11 @@ class TrustServer:
     @property
     def has_answered(self) -> bool:
         """Whether it has shown the repository before, so that its address is certainly right."""
-        return self._has_answered
+        return self._seen is not None
+
+    def recent(self) -> TrustedRepository | None:
+        """What the last look showed, if that was a moment ago: to publish upon, not as a proof."""
+        return self._seen if time.monotonic() < self._seen_at + _RECENT_S else None
 
     # --- Refresh ---
 
@@ -119,7 +130,10 @@ class TrustServer:
             return repository
 
     def _refresh(self) -> TrustedRepository:
-        repository = TrustedRepository(self.gun, self.clock(), self.pins, self._floors)
+        began = time.monotonic()
+        repository = TrustedRepository(
+            self.gun, self.clock(), self.pins, self._floors, ignores_expiry=self.ignores_expiry
+        )
         if self._root:
             repository.resume_root(self._root)
         else:
@@ -129,7 +143,7 @@ class TrustServer:
         except (TrustError, NotFoundError):
             self._follow_root(repository)
             self._load(repository)
-        self._has_answered = True
+        self._seen, self._seen_at = repository, began
         if not self._is_publishing:
             self._keep(repository)
         return repository
@@ -215,19 +229,22 @@ class TrustServer:
             RemoteError: The server refused, or could not be reached for up to a minute; for a
                 quarter of one, where it had shown nothing before.
         """
-        with self.cache.lock() if self.cache is not None else nullcontext():
-            # The server may undo an update that was seen; nobody else would ever undo its floor.
-            self._is_publishing = True
-            try:
-                done = Attempts(self, plan, signers).run()
-            finally:
-                self._is_publishing = False
-            self._keep(done.repository)
-            return done
+        # The server may undo an update that was seen; nobody else would ever undo its floor.
+        self._is_publishing = True
+        try:
+            done = Attempts(self, plan, signers).run()
+        finally:
+            self._is_publishing = False
+        self._keep(done.repository)
+        return done
 
     def restore_floors(self, floors: Mapping[str, int]) -> None:
         """Lower floors to what they were before an update of ours that the server undid."""
         self._floors.update(floors)
+
+    def remember(self, files: Mapping[str, bytes]) -> None:
+        """Keep *files* that were sent: where the server names them, they need not be fetched."""
+        self._files.update({FileMeta.of(data).sha256: data for data in files.values()})
 
     # --- First publication ---
 

@@ -2,6 +2,8 @@
 
 Publish, until the plan has nothing left to do:
  1. Refresh, and ask the plan what is missing. Nothing: it is there, verified; done.
+    Before anything is sent a turn is taken among the publishers of this machine; where that had
+    to be waited for, they have changed what was seen, and this step is done again.
  2. Sign each changed role with a version above every one seen; check the bytes we made.
  3. Send all roles in one form. Then go to 1: a 200 proves nothing, the next refresh does.
     The server may also lose an acknowledged update, even one that was seen: it is sent again.
@@ -16,6 +18,7 @@ Server behaviour: `docs/protocol.md`, "Publishing".
 import random
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,6 +40,7 @@ from signimage.metadata import ROOT, TARGETS
 from signimage.publication import Changes, Plan, signed_files
 from signimage.trust import TrustedRepository
 from signimage.trustapi import TrustApi
+from signimage.turns import turn
 
 # 64 writers that share two busy cores with the server need half a minute.
 _PUBLISH_DEADLINE_S = 180.0
@@ -49,6 +53,8 @@ _BACKOFF_S, _BACKOFF_CAP_S = 0.02, 1.0
 _RIVALRY_DOUBLINGS, _RIVALRY_CAP_S = 4, 8.0
 # The server's race ends with the publication it ran beside; those take some hundredths.
 _SETTLE_S = 1.0
+# A turn that is free is taken in less; whoever waits looks again after more.
+_AT_ONCE_S = 0.002
 # Whoever is hit by it notices after that time, and repairs it within a few tries.
 _PATIENCE_S = 10.0
 
@@ -76,6 +82,12 @@ class Server(Protocol):
 
     def refresh(self) -> TrustedRepository:
         """Fetch and verify the repository's current state."""
+
+    def recent(self) -> TrustedRepository | None:
+        """What the last look showed, if that was a moment ago."""
+
+    def remember(self, files: Mapping[str, bytes]) -> None:
+        """Keep *files* that were sent: where the server names them, they need not be fetched."""
 
     def restore_floors(self, floors: Mapping[str, int]) -> None:
         """Lower floors to what they were before an update of ours that the server undid."""
@@ -113,11 +125,16 @@ class Attempts:
     _is_away: bool = False  # the last look was in vain
     _outage_since: float | None = None
     _waits: int = 0
+    _looks: int = 0
+    _turn: ExitStack = field(default_factory=ExitStack)
+    _had_turn: bool = False
+    _is_late: bool = False  # the turn took a while to come, and what was seen before is old
 
     def run(self) -> Publication:
         """Look, and send what is missing, until nothing is."""
         try:
-            return self._published()
+            with self._turn:
+                return self._published()
         except SignImageError as error:
             if self._may_be_there:
                 error.state = IN_DOUBT
@@ -137,7 +154,7 @@ class Attempts:
 
     def _step(self) -> Publication | None:
         try:
-            repository = self.server.refresh()
+            repository = self._base()
             self._check_later(repository)
         except RemoteError as error:
             if self.number == 0 and not _may_pass(error):
@@ -156,9 +173,31 @@ class Attempts:
         if self._is_unproven:
             # With changes: it is lost, and whoever published beside it is likely still at it.
             self._is_unproven = not changes
-        elif changes:
+        elif changes and self._is_our_turn():
             self._send(repository, changes)
         return None
+
+    def _is_our_turn(self) -> bool:
+        """Whether to send now; False where it came late, and a look is due that shows the others.
+
+        The first look is made before, so that only what collides is done one after another.
+        """
+        if not self._had_turn:
+            self._had_turn = True
+            begun = time.monotonic()
+            self._turn.enter_context(turn(f"{self.server.api.url} {self.server.gun}"))
+            self._is_late = time.monotonic() - begun > _AT_ONCE_S
+        return not self._is_late
+
+    def _base(self) -> TrustedRepository:
+        """What to plan upon: for the first try, what a preflight has seen a moment ago will do.
+
+        Where it is outdated the server says so, as it takes no version twice. That there is
+        nothing to do is never believed of it.
+        """
+        recent = self.server.recent() if self._looks == 0 else None
+        self._looks += 1
+        return recent if recent is not None and self.plan(recent) else self.server.refresh()
 
     def _take_back(self, error: RollbackError) -> None:
         """Look again after the server's race undid an update that was seen already.
@@ -203,6 +242,7 @@ class Attempts:
             self.server.api.post(files)
         except _OUTAGES as error:
             # It may have arrived all the same; the next refresh tells.
+            self.server.remember(files)
             self.roles, self.trouble = tuple(files), error
             self._may_be_there = True
         except ConflictError as error:
@@ -214,6 +254,7 @@ class Attempts:
             self.trouble = error
         else:
             # Where the server then loses the update, its version stays taken.
+            self.server.remember(files)
             self.roles, self._used, self.trouble = tuple(files), versions, None
             self._acknowledged += 1
             self._is_unproven = self._may_be_there = True
@@ -263,6 +304,9 @@ class Attempts:
         Args:
             begun: When the try began that this pause follows.
         """
+        if self._is_late:
+            self._is_late = False
+            return
         now = time.monotonic()
         self._check_outage(begun, now)
         is_acknowledged = self._is_unproven and self.trouble is None  # one look tells

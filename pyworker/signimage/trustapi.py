@@ -17,9 +17,11 @@ Specification: Notary 0.7, `server.go` (`docs/protocol.md`, "Publishing").
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from signimage.authorization import TokenAuthorizer, failure
@@ -33,10 +35,12 @@ from signimage.errors import (
     RemoteError,
     TooLargeError,
 )
-from signimage.keys import PublicKey
 from signimage.oci import DOCKER_HUB
 from signimage.permissions import Permission, is_azure_registry
 from signimage.transport import Response, Transport, origin
+
+if TYPE_CHECKING:
+    from signimage.keys import PublicKey
 
 _WHAT = "trust server"
 
@@ -47,6 +51,7 @@ _MAX_ROOT = 16 * 1024 * 1024  # bytes
 _MAX_KEY = 256 * 1024  # bytes
 _MAX_ANSWER = 64 * 1024  # bytes, of an error document
 _MAX_FILE = 100 * 1024 * 1024  # bytes; also when the snapshot names more
+_MAX_CHANGES = 8 * 1024 * 1024  # bytes; a record of a change is about 300
 
 _MAX_ORPHANS = 100
 
@@ -86,6 +91,7 @@ class TrustApi:
     url: str
     gun: str
     authorizer: TokenAuthorizer | None = None
+    _begun: "SimpleQueue[Response | Exception] | None" = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not _is_address(self.url):
@@ -98,19 +104,43 @@ class TrustApi:
             )
         self.url = self.url.rstrip("/")
 
+    def begin(self) -> None:
+        """Ask for the newest root beside other work; the next `root` waits for that answer.
+
+        What goes wrong comes out of `root`. An answer that is old by then does no harm: a root
+        that the snapshot does not name is asked for again.
+        """
+        answer: SimpleQueue[Response | Exception] = SimpleQueue()
+        self._begun = answer
+
+        def ask() -> None:
+            try:
+                answer.put(self._newest_root())
+            except Exception as error:  # noqa: BLE001 -- raised by whoever waits for the answer
+                answer.put(error)
+
+        # A daemon: a step that has failed meanwhile waits for no trust server.
+        Thread(target=ask, daemon=True).start()
+
     def root(self) -> bytes:
         """The newest root.
 
         Raises:
             NotInitializedError: The server holds no trust data for the repository.
         """
-        response = self._get("root.json", _MAX_ROOT, fresh=True)
+        begun, self._begun = self._begun, None
+        response = begun.get() if begun else self._newest_root()
+        if isinstance(response, Exception):
+            raise response
         if _is_absent(response):
             raise NotInitializedError(
                 f"{self.gun} has no trust data on {self.url}",
                 hint=f"Its owner can initialise it with: signimage repo init {self.gun}",
             )
         return self._content(response)
+
+    def _newest_root(self) -> Response:
+        return self._get("root.json", _MAX_ROOT, fresh=True)
 
     def old_root(self, version: int) -> bytes:
         """The root of that *version*."""
@@ -140,9 +170,28 @@ class TrustApi:
             )
         return self._content(response)
 
-    def key(self, role: str) -> PublicKey:
+    def key(self, role: str) -> "PublicKey":
         """The public key with which the server itself signs *role*; only publishers get it."""
-        response = self._get(f"{role}.key", _MAX_KEY, fresh=True)
+        return self._key(role, self._get(f"{role}.key", _MAX_KEY, fresh=True))
+
+    def new_key(self, role: str) -> "PublicKey":
+        """Have the server make a new key for *role*; it signs with it once a root names it.
+
+        Servers with tokens want the action `*` for this.
+        """
+        response = self.transport.request(
+            "POST",
+            f"{self._base}/{role}.key",
+            what=_WHAT,
+            max_bytes=_MAX_KEY,
+            body=b"",
+            authorizer=self.authorizer,
+        )
+        return self._key(role, response)
+
+    def _key(self, role: str, response: Response) -> "PublicKey":
+        from signimage.keys import PublicKey  # noqa: PLC0415 -- a step begins to talk without it
+
         content = self._content(response, Permission.SIGN)
         what = f"{role} key from {self.url}"
         try:
@@ -150,6 +199,37 @@ class TrustApi:
         except (ValueError, RecursionError) as error:
             raise FormatError(f"{what}: expected JSON, got something else") from error
         return PublicKey.from_json(value, what=what)
+
+    def old(self, role: str, version: int) -> bytes | None:
+        """The file of *role* with that *version*, shown or not; None where there is none."""
+        response = self._get(f"{version}.{role}.json", _MAX_FILE, fresh=False)
+        return None if _is_absent(response) else self._content(response)
+
+    def publication_times(self, limit: int) -> dict[int, str]:
+        """When the last *limit* publications arrived, by version of the timestamp.
+
+        The server's word, signed by nobody. Empty where the server keeps no record: it did not
+        always, and copies of a registry keep none.
+        """
+        response = self.transport.request(
+            "GET",
+            f"{self.url}/v2/{self.gun}/_trust/changefeed?records=-{limit}&change_id=-1",
+            what=_WHAT,
+            max_bytes=_MAX_CHANGES,
+            authorizer=self.authorizer,
+        )
+        if response.status != HTTPStatus.OK:
+            return {}
+        found = response.json(f"record of changes of {self.gun}")
+        records = found.get("records") if isinstance(found, dict) else None
+        return {
+            each["Version"]: each["CreatedAt"]
+            for each in records or ()
+            if isinstance(each, dict)
+            and type(each.get("Version")) is int
+            and isinstance(each.get("CreatedAt"), str)
+            and each.get("Category") == "update"
+        }
 
     def newest_version(self, role: str, above: int) -> int:
         """The highest version of *role* that the server holds, orphans included.

@@ -1,4 +1,4 @@
-"""What is kept of a repository between runs: verified files, version floors, and a lock.
+"""What is kept of a repository between runs: verified files and version floors.
 
 Rules of this file:
 
@@ -44,7 +44,7 @@ class TrustCache:
 
     def write(self, files: Mapping[str, bytes], floors: Mapping[str, int]) -> None:
         """Keep the verified *files*, by role, and raise the *floors*, which come first."""
-        with self._locked("_writing"):
+        with self._locked():
             self._write(files, floors)
 
     def _write(self, files: Mapping[str, bytes], floors: Mapping[str, int]) -> None:
@@ -87,15 +87,9 @@ class TrustCache:
             (self._own / "floors.json").unlink()
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other publishers on this machine waiting: they would only collide at the server."""
-        with self._locked("_lock"):  # no part of a name begins so
-            yield
-
-    @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         _make_folder(self._own)
-        with (self._own / name).open("ab") as file:
+        with (self._own / "_writing").open("ab") as file:  # no part of a name begins so
             _lock(file.fileno())
             yield  # closing the file gives the lock back, also when the process is killed
 

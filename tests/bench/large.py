@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from bench.process import run
 from bench.recorder import Recorder
+from bench.series import Row
 from peers.stack import Stack, make_context
 from signimage.administration import add_signer, generate_key, initialise_repository
 from signimage.filemeta import FileMeta
@@ -49,16 +49,17 @@ class Large:
             b"".join(path.read_bytes() for path in (owner / "tls").rglob("ca.crt"))
         )
 
-    def contest(self) -> dict[str, Any]:
+    def contest(self) -> dict[str, Row]:
         """Sign and look, in turn."""
         key_id = self.prepare()
         image = self.image()
         return {
-            "sign one more": self.turns(
+            **self.turns(
+                "sign one more",
                 lambda number: self.sign_ours(key_id, f"ours-{number}"),
                 lambda number: self.sign_docker(image, f"docker-{number}"),
             ),
-            "cold look": self.turns(lambda _: self.look_ours(), lambda _: self.look_docker()),
+            **self.turns("cold look", lambda _: self.look_ours(), lambda _: self.look_docker()),
         }
 
     def prepare(self) -> str:
@@ -125,10 +126,10 @@ class Large:
         return config
 
     def turns(
-        self, ours: Callable[[int], None], docker: Callable[[int], None]
-    ) -> dict[str, Mapping[str, float] | float]:
+        self, what: str, ours: Callable[[int], None], docker: Callable[[int], None]
+    ) -> dict[str, Row]:
         """A B A B …, after one run of each that is counted and not timed."""
-        sides = {"ours": ours, "docker": docker}
+        sides = {f"{what}, ours": ours, f"{what}, docker": docker}
         passed = {name: self.counted(work) for name, work in sides.items()}
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(1, _ROUNDS + 1):
@@ -136,10 +137,12 @@ class Large:
                 begin = time.perf_counter()
                 work(number)
                 seconds[name].append(time.perf_counter() - begin)
-        ratio = round(median(seconds["ours"]) / median(seconds["docker"]), 3)
-        return {**{name: _figures(seconds[name], passed[name]) for name in sides}, "ratio": ratio}
+        rows = {name: _figures(seconds[name], passed[name]) for name in sides}
+        mine, theirs = rows.values()
+        theirs["ours_to_it"] = round(mine["median_s"] / theirs["median_s"], 3)
+        return rows
 
-    def counted(self, work: Callable[[int], None]) -> dict[str, float]:
+    def counted(self, work: Callable[[int], None]) -> Row:
         """What *work* sends and receives."""
         self.recorder.reset()
         self.url = self.recorder.url
@@ -152,7 +155,7 @@ class Large:
         }
 
 
-def _figures(seconds: Sequence[float], passed: Mapping[str, float]) -> dict[str, float]:
+def _figures(seconds: Sequence[float], passed: Mapping[str, float]) -> Row:
     return {
         "median_s": round(median(seconds), 3),
         "min_s": round(min(seconds), 3),

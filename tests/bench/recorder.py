@@ -3,6 +3,7 @@
 import http.client
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,11 +23,13 @@ class Recorder:
     connections: int = 0
     sent: int = 0  # bytes of bodies to the trust server
     received: int = 0  # bytes of bodies from it
+    first_at: float = 0.0  # when the first request arrived, by `time.perf_counter`
 
     def reset(self) -> None:
         """Begin to count anew."""
         self.requests.clear()
         self.connections = self.sent = self.received = 0
+        self.first_at = 0.0
 
 
 @contextmanager
@@ -47,6 +50,7 @@ def recording(target: str, certificate: Path, key: Path, ca_file: Path) -> Itera
             super().setup()
 
         def _pass_on(self) -> None:
+            recorder.first_at = recorder.first_at or time.perf_counter()
             recorder.requests.append(f"{self.command} {self.path}")
             length = int(self.headers.get("Content-Length") or 0)
             body = self._body(length)

@@ -305,7 +305,7 @@ def _answer(data: bytes) -> None:
         lambda: images.resolve("1.0").check_image("sha256:" + "0" * 64),
         lambda: images.resolve(oci.Digest.of(b"")),
         images.check_push,
-        lambda: authorizer.answer(response),
+        lambda: authorizer.answer(response, {}),
         lambda: authorizer.headers("GET", response.url),
         trust.root,
         trust.timestamp,
@@ -333,7 +333,7 @@ def _challenges(data: bytes) -> None:
     authorizer = authorization.TokenAuthorizer(cast("Transport", transport), login, "scope")
     asked = Response(401, {"WWW-Authenticate": header}, b"", "https://reg.example/v2/")
     try:
-        authorizer.answer(asked)
+        authorizer.answer(asked, {})
     finally:
         _law(not authorizer.headers("GET", "https://other.example/"), "no login for others")
 

@@ -142,6 +142,17 @@ def test_every_tag_of_every_process_is_there_in_the_end(
     check_all_signed(owner, jobs, outcomes)
 
 
+def test_every_tag_of_processes_that_take_turns_is_there_in_the_end(
+    owner: Owner, tmp_path: Path, record: Record
+) -> None:
+    """Case 44: as jobs of agents on one machine; those of the other tests are each on their own."""
+    jobs = [replace(job, is_apart=False) for job in
+            signing_jobs(owner, tmp_path, processes=16, tags=1)]  # fmt: skip
+    outcomes = Crowd(owner, jobs).outcomes()
+    record_attempts(record, outcomes)
+    check_all_signed(owner, jobs, outcomes)
+
+
 def test_the_last_of_many_writers_of_one_tag_wins_and_the_signers_agree(owner: Owner) -> None:
     """Case 44: one tag, eight digests; what is released is one of them, and its signer's."""
     choices = {f"s{number}": image(f"choice {number}") for number in range(8)}

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -25,11 +26,11 @@ from signimage.errors import (
 from signimage.filemeta import FileMeta
 from signimage.lookup import released, signers, signers_of, signing_roles
 from signimage.metadata import RELEASES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
-from signimage.publication import signer_plan
+from signimage.publication import signer_plan, signing_plan
 from signimage.transport import Transport
 from signimage.trustapi import TrustApi
 from unit.repositories import GUN, IMAGE, GoodRepository, content, good_root, key, sign
-from unit.small_server import Reply
+from unit.small_server import Reply, Request
 from unit.trust_server import (
     CI,
     NEW,
@@ -42,6 +43,43 @@ from unit.trust_server import (
     lose,
     refuse,
 )
+
+# --- Beginning ---
+
+
+def test_a_conversation_that_was_begun_asks_for_the_root_once(peer: Peer) -> None:
+    client = peer.client()
+    client.api.begin()
+    assert released(client.refresh(), "1.0") == IMAGE
+    assert peer.fetched().count(ROOT) == 1
+
+
+def test_what_goes_wrong_at_the_beginning_is_told_when_the_root_is_needed(peer: Peer) -> None:
+    """And once: whoever asks again gets an answer of their own."""
+    peer.model.replies["root.json"] = Reply(403)
+    client = peer.client()
+    client.api.begin()
+    with pytest.raises(UnauthorizedError, match="does not let"):
+        client.refresh()
+    del peer.model.replies["root.json"]
+    assert released(client.refresh(), "1.0") == IMAGE
+
+
+def test_a_root_that_was_asked_for_before_a_rotation_is_followed_to_the_newest(peer: Peer) -> None:
+    is_answered = Event()
+
+    def answer(request: Request) -> Reply:
+        reply = peer.model.answer(request)
+        is_answered.set()
+        return reply
+
+    peer.server.answer_with(answer)
+    client = peer.client()
+    client.api.begin()
+    assert is_answered.wait(60)
+    _rotate(peer.model, "root", "second", 2)
+    assert client.refresh().root.body.version == 2
+
 
 # --- Publishing ---
 
@@ -56,8 +94,75 @@ def test_signing_fetches_once_sends_once_and_proves_it(peer: Peer) -> None:
     assert names == [
         *(ROOT, TIMESTAMP, SNAPSHOT, TARGETS, "targets/ci", RELEASES),
         "",
-        *(TIMESTAMP, SNAPSHOT, "targets/ci", RELEASES),
+        *(TIMESTAMP, SNAPSHOT),
     ]
+
+
+@pytest.fixture
+def just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every look be recent, on slow machines too."""
+    monkeypatch.setattr("signimage.notary._RECENT_S", 3600.0)
+
+
+@pytest.mark.usefixtures("just_now")
+def test_what_a_preflight_saw_a_moment_ago_is_not_fetched_again(peer: Peer) -> None:
+    """No request but the update itself, and the two files that the server makes of it."""
+    client = peer.client()
+    client.refresh()
+    before = len(peer.fetched())
+    done = client.publish(signing_plan({"2.0": NEW}, [CI]), {CI: key("ci")})
+    assert released(done.repository, "2.0") == NEW
+    assert peer.fetched()[before:] == ["", TIMESTAMP, SNAPSHOT]
+
+
+def test_what_a_preflight_saw_long_ago_is_looked_at_again(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 44: after a build somebody else has likely published."""
+    monkeypatch.setattr("signimage.notary._RECENT_S", 0.0)
+    client = peer.client()
+    client.refresh()
+    peer.sign("rival")
+    client.publish(signing_plan({"2.0": NEW}, [CI]), {CI: key("ci")})
+    assert peer.model.posts == 2
+
+
+@pytest.mark.usefixtures("just_now")
+def test_whoever_was_faster_since_the_preflight_loses_nothing(peer: Peer) -> None:
+    """Case 44: the server refuses the version, and the next try is made upon what it has."""
+    client = peer.client()
+    client.refresh()
+    peer.sign("rival")
+    done = client.publish(signing_plan({"2.0": NEW}, [CI]), {CI: key("ci")})
+    assert released(done.repository, "rival") == released(done.repository, "2.0") == NEW
+    assert (done.attempts, peer.model.posts) == (2, 3)
+
+
+@pytest.mark.usefixtures("just_now")
+def test_that_nothing_is_to_be_done_is_not_believed_of_what_was_seen_before(peer: Peer) -> None:
+    peer.sign()
+    client = peer.client()
+    client.refresh()
+    before = len(peer.fetched())
+    done = client.publish(signing_plan({"2.0": NEW}, [CI]), {CI: key("ci")})
+    assert (done.attempts, peer.fetched()[before:]) == (0, [TIMESTAMP])
+
+
+def test_a_file_that_was_sent_is_believed_only_under_the_hash_that_the_server_names(
+    peer: Peer,
+) -> None:
+    """What a rival made of it is fetched, and nothing of ours is taken for it."""
+
+    def first_ours(model: TrustServerModel, files: dict[str, bytes]) -> Reply:
+        reply = model.carry_out(files)
+        rival = {"1.0": IMAGE, "2.0": NEW, "rival": NEW}
+        model.carry_out({RELEASES: sign(content(rival, version=3), [key("ci")])})
+        return reply
+
+    peer.model.fates.append(first_ours)
+    done = peer.sign()
+    assert released(done.repository, "rival") == NEW
+    assert peer.fetched()[-3:] == [TIMESTAMP, SNAPSHOT, RELEASES]
 
 
 def test_what_is_signed_already_is_not_sent_again(peer: Peer) -> None:

@@ -1,6 +1,9 @@
 """`signimage.publisher` and a trust server that is away: who waits for it, and who does not."""
 
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 
@@ -14,12 +17,14 @@ from signimage.errors import (
     UnreachableError,
 )
 from signimage.lookup import released
+from signimage.metadata import RELEASES
 from signimage.notary import TrustServer
 from signimage.publication import signing_plan
 from signimage.publisher import IN_DOUBT, Publication
 from signimage.transport import ATTEMPTS, Transport
 from signimage.trustapi import TrustApi
-from unit.repositories import GUN, key
+from signimage.turns import turn
+from unit.repositories import GUN, IMAGE, content, key, sign
 from unit.small_server import Reply, Request
 from unit.trust_server import CI, NEW, Peer, TrustServerModel, error, lose
 
@@ -69,11 +74,54 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give the publisher a clock of its own, and random pauses that take as long as they may."""
+    """Give the publisher a clock of its own, and random pauses that take as long as they may.
+
+    However short its tests are, no look is recent in them.
+    """
     it = Clock()
     monkeypatch.setattr("signimage.publisher.time", it)
+    monkeypatch.setattr("signimage.notary._RECENT_S", 0.0)
     monkeypatch.setattr(random, "uniform", lambda _low, high: high)
     return it
+
+
+# --- Turns ---
+
+
+def test_who_waits_for_a_turn_looks_again_and_collides_with_nobody(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 44: what another publisher of this machine did meanwhile is built upon."""
+    rival = {
+        role: sign(content({"1.0": IMAGE, "rival": NEW}, version=2), [key("ci")])
+        for role in ("targets/ci", RELEASES)
+    }
+    is_waited_for = Event()
+
+    def wait(pause_s: float) -> None:
+        is_waited_for.set()
+        time.sleep(pause_s)
+
+    monkeypatch.setattr("signimage.turns._wait", wait)
+    with ThreadPoolExecutor(1) as pool:
+        with turn(f"{peer.server.origin} {GUN}", patience_s=60.0) as is_held:
+            assert is_held
+            under_way = pool.submit(peer.sign)
+            assert is_waited_for.wait(60)
+            peer.model.carry_out(rival)
+        done = under_way.result()
+    assert (done.attempts, peer.model.posts) == (1, 1)
+    assert released(done.repository, "rival") == released(done.repository, "2.0") == NEW
+
+
+def test_without_turns_nothing_is_lost_either(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 44: as publishers on machines of their own."""
+    monkeypatch.setattr("tempfile.tempdir", "/none/such")
+    tags = [f"tag-{number}" for number in range(6)]
+    with ThreadPoolExecutor(len(tags)) as pool:
+        list(pool.map(peer.sign, tags))
+    repository = peer.client().refresh()
+    assert all(released(repository, tag) == NEW for tag in tags)
 
 
 # --- Who waits ---

@@ -233,9 +233,9 @@ class Peer:
 
 
 def kept(cache: Path) -> dict[str, bytes]:
-    """Every file below *cache* but the lock, which holds nothing."""
+    """Every file below *cache*."""
     return {
         str(path.relative_to(cache)): path.read_bytes()
         for path in cache.rglob("*")
-        if path.is_file() and path.name != "_lock"
+        if path.is_file()
     }
