@@ -7,27 +7,40 @@ only when the trust server has certainly refused it.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from signimage.errors import (
     ConflictError,
+    ExpiredError,
+    FormatError,
     InputError,
     NotASignerError,
     NotInitializedError,
     PassphraseError,
-    RemoteError,
+    SignImageError,
     UnavailableError,
     UnreachableError,
 )
 from signimage.filemeta import FileMeta
-from signimage.keys import PrivateKey, PublicKey, certificate, root_certificate
+from signimage.keys import P256, PrivateKey, PublicKey, certificate, root_certificate
 from signimage.keystore import ROOT as ROOT_KEY
 from signimage.keystore import KeyStore, Passphrases
 from signimage.lookup import signers, signers_of
-from signimage.metadata import RELEASES, ROOT, TARGETS, Role
+from signimage.metadata import (
+    RELEASES,
+    ROOT,
+    SNAPSHOT,
+    TARGETS,
+    TIMESTAMP,
+    Body,
+    Delegation,
+    Role,
+    Targets,
+)
 from signimage.notary import TrustServer
 from signimage.publication import (
     Recovery,
@@ -36,7 +49,11 @@ from signimage.publication import (
     signer_removal_plan,
     witness_plan,
 )
+from signimage.succession import again_plan
 from signimage.trust import TrustedRepository, canonical_ids
+
+# What people call the keys of these roles.
+_KEY_NAMES = {ROOT: "root key", TARGETS: "repository key"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +73,10 @@ class Initialisation:
     existed: bool
 
 
-def generate_key(store: KeyStore, passphrases: Passphrases, name: str, folder: Path) -> NewKey:
-    """Make a signing key: the private half into *store*, `NAME.pub` into *folder*.
+def generate_key(
+    store: KeyStore, passphrases: Passphrases, name: str, folder: Path, kind: str = P256
+) -> NewKey:
+    """Make a signing key of a *kind*: the private half into *store*, `NAME.pub` into *folder*.
 
     Raises:
         InputError: The name is not a legal signer name, or `NAME.pub` is there already.
@@ -67,7 +86,7 @@ def generate_key(store: KeyStore, passphrases: Passphrases, name: str, folder: P
     public = folder / f"{name}.pub"
     if public.exists():
         raise InputError(f"{public} is there already", hint="Choose another name or folder")
-    key = PrivateKey.generate_ecdsa()
+    key = PrivateKey.generate(kind)
     private = store.add(key, name, "", passphrases.choose(name))
     try:
         with public.open("xb") as file:
@@ -79,13 +98,19 @@ def generate_key(store: KeyStore, passphrases: Passphrases, name: str, folder: P
 
 
 def initialise_repository(
-    server: TrustServer, store: KeyStore, passphrases: Passphrases
+    server: TrustServer, store: KeyStore, passphrases: Passphrases, *, root_key_id: str = ""
 ) -> Initialisation:
     """Create the trust data of a repository, unless it has some.
 
-    The root key is the first one in *store*, or a new one; the repository key is always new.
+    Args:
+        server: Where, and which repository.
+        store: Holds the root key, and will hold the repository key, which is always new.
+        passphrases: For both.
+        root_key_id: The canonical ID of a root key in *store*; by default the first one there is,
+            or a new one.
 
     Raises:
+        InputError: There is no such root key.
         ConflictError: Somebody else initialised the repository at the same moment.
         RemoteError: The trust server refused or could not be reached.
     """
@@ -93,19 +118,38 @@ def initialise_repository(
         return Initialisation(server.refresh(), existed=True)
     except NotInitializedError:
         server.check_never_seen()  # before there are keys for it
-    root_key = _root_key(store, passphrases)
+    known = root_key_id or _first_root_key(store)
+    root_key = root_key_of(store, passphrases, known) if known else PrivateKey.generate_ecdsa()
+    # Whoever answers no question any more has left nothing behind.
+    root_passphrase = b"" if known else passphrases.choose(ROOT_KEY)
+    passphrase = passphrases.choose(TARGETS)
     targets_key = PrivateKey.generate_ecdsa()
-    file = store.add(targets_key, TARGETS, server.gun, passphrases.choose(TARGETS))
     root = root_certificate(root_key, server.gun, server.clock())
     at_hand = {key.public_key.canonical_id: key for key in (root_key, targets_key)}
-    try:
+    with new_files() as files:
+        if not known:
+            files.append(store.add(root_key, ROOT_KEY, "", root_passphrase))
+        files.append(store.add(targets_key, TARGETS, server.gun, passphrase))
         repository = server.initialise(root, targets_key.public_key, at_hand)
-    except (UnreachableError, UnavailableError):
-        raise  # it may have arrived: the key may be the only one there is
-    except RemoteError:
-        file.unlink()
-        raise
     return Initialisation(repository, existed=False)
+
+
+@contextmanager
+def new_files() -> Iterator[list[Path]]:
+    """Collect the files of new keys; where the server certainly refuses them, they go again.
+
+    What may have arrived is kept: its key may be the only one there is.
+    """
+    files: list[Path] = []
+    try:
+        yield files
+    except (UnreachableError, UnavailableError):
+        raise
+    except SignImageError as error:
+        if not error.state:
+            for file in files:
+                file.unlink()
+        raise
 
 
 def add_signer(
@@ -114,17 +158,27 @@ def add_signer(
     passphrases: Passphrases,
     name: str,
     keys: Sequence[PublicKey],
+    *,
+    again: bool = False,
 ) -> TrustedRepository:
     """Let *keys* sign in the repository as *name*.
+
+    Args:
+        server: The repository.
+        store: Holds the repository key.
+        passphrases: For that key.
+        name: The signer's name.
+        keys: Any one of them may sign.
+        again: Allow a name that a removed signer had; with the same key, what that one signed
+            counts again.
 
     Raises:
         InputError: The repository key is not in *store*, or a certificate has expired.
         SignImageError: The change could not be published.
     """
-    plan = signer_plan(name, keys)
-    for key in keys:
-        _check_not_expired(key, server.clock())
-    owner = _repository_key(server, server.refresh(), store, passphrases)
+    plan = signer_plan(name, keys, again=again)
+    check_not_expired(keys, server.clock())
+    owner = keys_at_hand(server.refresh(), store, passphrases, TARGETS)
     return server.publish(plan, owner).repository
 
 
@@ -150,7 +204,7 @@ def remove_signer(
     others = [key_id for each in known.values() if each.name != name for key_id in each.key_ids]
     held = [key_id for key_id in dict.fromkeys(others) if store.find(key_id)]
     held.sort(key=lambda key_id: key_id not in _releasers(repository))
-    keys = _repository_key(server, repository, store, passphrases)
+    keys = keys_at_hand(repository, store, passphrases, TARGETS)
     try:
         keys |= {key_id: store.load(key_id, passphrases) for key_id in held[:1]}
     except PassphraseError:
@@ -181,15 +235,60 @@ def witness(
         TrustError: A role has not merely expired, and *recovery* does not drop its content.
         SignImageError: The change could not be published.
     """
+    try:
+        repository = server.refresh()
+    except ExpiredError:
+        if TARGETS not in roles:
+            raise
+        return _revive(server, store, passphrases, roles, recovery)
+    keys = keys_at_hand(repository, store, passphrases, *roles)
+    return server.publish(witness_plan(roles, recovery), keys).repository
+
+
+def _revive(
+    server: TrustServer,
+    store: KeyStore,
+    passphrases: Passphrases,
+    roles: Sequence[str],
+    recovery: Recovery,
+) -> TrustedRepository:
+    """Do as `witness` where `targets` has expired, on which all else stands.
+
+    It is renewed when its signers are changed alone, so this is how repositories grow old.
+    """
+    server.ignores_expiry = True
+    try:
+        keys = keys_at_hand(server.refresh(), store, passphrases, *roles)
+        server.publish(witness_plan(roles, recovery), keys)
+    finally:
+        server.ignores_expiry = False
+    return server.refresh()
+
+
+def sign_again(
+    server: TrustServer,
+    store: KeyStore,
+    passphrases: Passphrases,
+    roles: Sequence[str],
+    recovery: Recovery,
+) -> TrustedRepository:
+    """Sign *roles* again, valid or not, with the newest key of each that is in *store*.
+
+    Nothing is sent where that key has signed already.
+
+    Raises:
+        InputError: No key of one of the roles is in *store*.
+        TrustError: A role has not merely expired, and *recovery* does not drop its content.
+        SignImageError: The change could not be published.
+    """
     repository = server.refresh()
-    keys: dict[str, PrivateKey] = {}
+    newest = []
     for role in roles:
         ids = canonical_ids(*repository.role_keys(role))
-        held = next((key_id for key_id in ids if store.find(key_id)), None)
-        if held is None:
-            raise InputError(f"{role} of {server.gun}: no key of {' or '.join(ids)} is at hand")
-        keys[held] = store.load(held, passphrases)
-    return server.publish(witness_plan(roles, recovery), keys).repository
+        newest += [key_id for key_id in ids if store.find(key_id)][-1:]
+    keys = keys_at_hand(repository, store, passphrases, *roles)
+    keys |= {key_id: store.load(key_id, passphrases) for key_id in newest if key_id not in keys}
+    return server.publish(again_plan(roles, newest, recovery), keys).repository
 
 
 def inspection(name: str, repository: TrustedRepository) -> dict[str, Any]:
@@ -214,20 +313,93 @@ def inspection(name: str, repository: TrustedRepository) -> dict[str, Any]:
     }
 
 
-def _repository_key(
-    server: TrustServer,
-    repository: TrustedRepository,
-    store: KeyStore,
-    passphrases: Passphrases,
+def full_inspection(name: str, repository: TrustedRepository) -> dict[str, Any]:
+    """What `inspection` says, and beside it each role: keys, threshold, paths, version, expiry."""
+    return {
+        **inspection(name, repository),
+        "Roles": [
+            *(_base_role(repository, role) for role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)),
+            *(_delegated_role(repository, entry) for entry in repository.delegations()),
+        ],
+        "Warnings": list(repository.warnings),
+    }
+
+
+def _base_role(repository: TrustedRepository, name: str) -> dict[str, Any]:
+    bodies: dict[str, Body] = {
+        ROOT: repository.root.body,
+        TARGETS: repository.targets(),
+        SNAPSHOT: repository.snapshot.body,
+        TIMESTAMP: repository.timestamp.body,
+    }
+    return _described(repository, name, bodies[name])
+
+
+def _delegated_role(repository: TrustedRepository, entry: Delegation) -> dict[str, Any]:
+    rejection = repository.rejection(entry.name)
+    paths = {"Paths": list(entry.paths or ())}
+    if rejection is None:
+        return {**_described(repository, entry.name, repository.targets(entry.name)), **paths}
+    content = rejection.expired or replace(Targets.empty(), version=rejection.version)
+    described = _described(repository, entry.name, content)
+    return {**described, **paths, "Problem": str(rejection.error)}
+
+
+def _described(repository: TrustedRepository, name: str, body: Body) -> dict[str, Any]:
+    role, keys = repository.role_keys(name)
+    return {
+        "Name": name,
+        "Version": body.version,
+        "Expires": body.expires.text if body.version else "",
+        "Threshold": role.threshold,
+        "Keys": [_key_details(keys[key_id]) for key_id in role.keyids],
+    }
+
+
+def _key_details(key: PublicKey) -> dict[str, str]:
+    details = {"ID": key.key_id, "Type": key.keytype}
+    if key.bare is not key:
+        with suppress(FormatError):  # nobody can sign with a certificate that nobody can read
+            details |= {
+                "CanonicalID": key.canonical_id,
+                "CertificateExpires": f"{certificate(key).not_after:%Y-%m-%dT%H:%M:%SZ}",
+            }
+    return details
+
+
+def keys_at_hand(
+    repository: TrustedRepository, store: KeyStore, passphrases: Passphrases, *roles: str
 ) -> dict[str, PrivateKey]:
-    ids = canonical_ids(*repository.role_keys(TARGETS))
-    held = next((key_id for key_id in ids if store.find(key_id)), None)
-    if held is None:
-        raise InputError(
-            f"{server.gun}: its repository key {' or '.join(ids)} is not in {store.private}",
-            hint="Signers are changed where that key is kept, by the owner of the repository",
-        )
-    return {held: store.load(held, passphrases)}
+    """As many keys of each of *roles* as it needs, from *store*, by canonical ID.
+
+    Where the snapshot key is in *store*, too, it is among them: no server signs snapshots then.
+
+    Raises:
+        InputError: A role has too few keys there.
+        PassphraseError: One cannot be unlocked.
+    """
+    wanted: list[str] = []
+    for name in roles:
+        role, keys = repository.role_keys(name)
+        ids = canonical_ids(role, keys)
+        held = [key_id for key_id in ids if store.find(key_id)]
+        if len(held) < role.threshold:
+            raise _not_in_store(repository.gun, name, ids, store)
+        wanted += held[: role.threshold]
+    snapshot = canonical_ids(*repository.role_keys(SNAPSHOT))
+    wanted += [key_id for key_id in snapshot if store.find(key_id)]
+    return {key_id: store.load(key_id, passphrases) for key_id in dict.fromkeys(wanted)}
+
+
+def _not_in_store(gun: str, role: str, ids: Sequence[str], store: KeyStore) -> InputError:
+    if role not in _KEY_NAMES:
+        return InputError(f"{role} of {gun}: no key of {' or '.join(ids)} is at hand")
+    return InputError(
+        f"{gun}: its {_KEY_NAMES[role]} {' or '.join(ids)} is not in {store.private}",
+        hint="Signers are changed where that key is kept, by the owner of the repository"
+        if role == TARGETS
+        else "Do this where that key is kept, by its owner",
+    )
 
 
 def _releasers(repository: TrustedRepository) -> tuple[str, ...]:
@@ -244,22 +416,40 @@ def _is_last_to_sign(repository: TrustedRepository, name: str) -> bool:
     return False
 
 
-def _check_not_expired(key: PublicKey, now: datetime) -> None:
-    if key.bare is not key and certificate(key).not_after < now:
+def check_not_expired(keys: Sequence[PublicKey], now: datetime) -> None:
+    """Refuse signer keys in certificates that have expired.
+
+    Raises:
+        InputError: One has.
+    """
+    for key in keys:
+        if key.bare is not key and certificate(key).not_after < now:
+            raise InputError(
+                f"signer key {key.key_id}: its certificate expired at "
+                f"{certificate(key).not_after:%Y-%m-%dT%H:%M:%SZ}",
+                hint="Give a certificate that is still valid, or the bare public key",
+            )
+
+
+def _first_root_key(store: KeyStore) -> str:
+    known = (each for each in store.entries() if each.role == ROOT_KEY and not each.fault)
+    return next((each.key_id for each in known), "")
+
+
+def root_key_of(store: KeyStore, passphrases: Passphrases, key_id: str) -> PrivateKey:
+    """The root key with the canonical ID *key_id* from *store*.
+
+    Raises:
+        InputError: There is none, or the key is not for roots.
+    """
+    entry = store.find(key_id)
+    if entry is None or entry.role != ROOT_KEY:
+        known = [each.key_id for each in store.entries() if each.role == ROOT_KEY]
         raise InputError(
-            f"signer key {key.key_id}: its certificate expired at "
-            f"{certificate(key).not_after:%Y-%m-%dT%H:%M:%SZ}",
-            hint="Give a certificate that is still valid, or the bare public key",
+            f"root key: expected one of {' or '.join(known) or 'none'} in {store.private}, "
+            f"got {key_id}"
         )
-
-
-def _root_key(store: KeyStore, passphrases: Passphrases) -> PrivateKey:
-    for entry in store.entries():
-        if entry.role == ROOT_KEY and not entry.fault:
-            return store.load(entry.key_id, passphrases)
-    key = PrivateKey.generate_ecdsa()
-    store.add(key, ROOT_KEY, "", passphrases.choose(ROOT_KEY))
-    return key
+    return store.load(key_id, passphrases)
 
 
 def _released(repository: TrustedRepository) -> Iterator[tuple[str, FileMeta]]:

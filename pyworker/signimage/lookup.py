@@ -13,11 +13,13 @@ invalid `targets/releases` is an error wherever its content would matter:
 """
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 from signimage.errors import NotASignerError, NotSignedError
 from signimage.filemeta import FileMeta
 from signimage.metadata import RELEASES, TARGETS
+from signimage.oci import Digest
 from signimage.pinning import either
 from signimage.trust import TrustedRepository, canonical_ids
 
@@ -99,6 +101,22 @@ def released(repository: TrustedRepository, tag: str, *, fall_back: bool = False
     )
 
 
+def released_tags(repository: TrustedRepository, digest: Digest) -> tuple[str, ...]:
+    """The tags under which a consumer gets *digest*, in alphabetical order.
+
+    Raises:
+        TrustError: `targets/releases` exists and is invalid.
+    """
+    has_releases = any(entry.name == RELEASES for entry in repository.targets().delegations)
+    found = []
+    for name in (RELEASES, TARGETS) if has_releases else (TARGETS,):
+        for tag, meta in repository.targets(name).targets.items():
+            if meta.sha256 == digest.raw:
+                with suppress(NotSignedError):  # a role may hold what its paths do not admit
+                    found += [tag] * (released(repository, tag).sha256 == digest.raw)
+    return tuple(sorted(dict.fromkeys(found)))
+
+
 def signers_of(repository: TrustedRepository, tag: str, meta: FileMeta) -> tuple[str, ...]:
     """Names of the signers who vouch for *tag* with the content *meta* (rule 3)."""
     return tuple(
@@ -117,6 +135,12 @@ def entry_of(repository: TrustedRepository, role: str, tag: str) -> FileMeta | N
     """
     meta = repository.targets(role).targets.get(tag)
     return meta if meta is not None and repository.admits(role, tag) else None
+
+
+def invalid_roles(repository: TrustedRepository) -> tuple[str, ...]:
+    """The delegations that are not believed as they are shown."""
+    names = (entry.name for entry in repository.delegations())
+    return tuple(name for name in names if repository.rejection(name) is not None)
 
 
 def _is_same(one: FileMeta | None, other: FileMeta) -> bool:

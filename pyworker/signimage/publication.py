@@ -28,12 +28,14 @@ from signimage.metadata import (
     LIFETIMES,
     RELEASES,
     ROOT,
+    SNAPSHOT,
     TARGETS,
     Body,
     Delegation,
     Role,
     Root,
     Signed,
+    Snapshot,
     Targets,
     envelope,
     payload,
@@ -93,26 +95,36 @@ def signing_plan(
     return plan
 
 
-def revocation_plan(tags: Collection[str], key_ids: Collection[str]) -> Plan:
+def revocation_plan(
+    tags: Collection[str], key_ids: Collection[str], *, partial: bool = False
+) -> Plan:
     """Take *tags* out of every role that holds them, so that nobody vouches for them any more.
 
     Args:
         tags: Those that no role holds are passed over.
         key_ids: Canonical IDs of the keys at hand.
+        partial: Leave them in roles of signers whose keys are not at hand; consumers, who look
+            at what is released, get them no more.
 
     The plan raises `NotASignerError` where a role holds one of them and no key of it is at hand:
     somebody would still vouch for what is called revoked.
     """
-    return lambda repository: _without_tags(repository, lambda tag: tag in tags, key_ids)
+    return lambda repository: _without_tags(
+        repository, lambda tag: tag in tags, key_ids, partial=partial
+    )
 
 
-def whole_revocation_plan(key_ids: Collection[str]) -> Plan:
+def whole_revocation_plan(key_ids: Collection[str], *, partial: bool = False) -> Plan:
     """Take all tags out of every role, on the terms of `revocation_plan`."""
-    return lambda repository: _without_tags(repository, lambda _tag: True, key_ids)
+    return lambda repository: _without_tags(repository, lambda _tag: True, key_ids, partial=partial)
 
 
 def _without_tags(
-    repository: TrustedRepository, is_revoked: Callable[[str], bool], key_ids: Collection[str]
+    repository: TrustedRepository,
+    is_revoked: Callable[[str], bool],
+    key_ids: Collection[str],
+    *,
+    partial: bool,
 ) -> Changes:
     changes: dict[str, Root | Targets] = {}
     missing = []
@@ -121,13 +133,15 @@ def _without_tags(
         kept = {tag: meta for tag, meta in old.targets.items() if not is_revoked(tag)}
         if len(kept) == len(old.targets):
             continue
-        changes[role] = replace(old, targets=kept)
-        if set(key_ids).isdisjoint(canonical_ids(*repository.role_keys(role))):
+        if not set(key_ids).isdisjoint(canonical_ids(*repository.role_keys(role))):
+            changes[role] = replace(old, targets=kept)
+        elif not partial or role in (TARGETS, RELEASES):
             missing.append(role)
     if missing:
         raise NotASignerError(
             f"{repository.gun}: no key at hand may take tags out of {', '.join(missing)}",
-            hint="Revoke them where the keys of all these roles are; nothing was changed",
+            hint="Nothing was changed. Revoke them where the keys of all these roles are"
+            + ("" if {TARGETS, RELEASES} & set(missing) else ", or with --partial elsewhere first"),
         )
     return changes
 
@@ -155,10 +169,16 @@ def witness_plan(roles: Sequence[str], recovery: Recovery = Recovery.RESIGN) -> 
         return {
             role: continued(repository, role, recovery)
             for role in roles
-            if repository.rejection(role) is not None
+            if repository.rejection(role) is not None or _has_expired(repository, role)
         }
 
     return plan
+
+
+def _has_expired(repository: TrustedRepository, role: str) -> bool:
+    """Whether a *role* that was loaded all the same is past its expiry."""
+    content = repository.targets(role)
+    return bool(content.version) and content.expires.moment <= repository.now
 
 
 def signer_plan(name: str, keys: Sequence[PublicKey], *, again: bool = False) -> Plan:
@@ -184,7 +204,7 @@ def signer_plan(name: str, keys: Sequence[PublicKey], *, again: bool = False) ->
             raise InputError(
                 f"signer {name} of {repository.gun} was removed once, and the trust server still "
                 "holds what it signed",
-                hint="Choose another name, or allow its signatures to count again",
+                hint="Choose another name; with --again its old signatures may count again",
             )
         wanted = top.with_delegation(role, keys).with_delegation(RELEASES, keys)
         return {} if wanted == top else {TARGETS: wanted}
@@ -322,6 +342,8 @@ def signed_files(
 ) -> dict[str, bytes]:
     """The files that carry *changes* out, signed by the keys that speak for each role then.
 
+    A snapshot is among them where its key is at hand; otherwise the server makes it.
+
     Raises:
         NotASignerError: Fewer keys of a role are at hand than it needs.
     """
@@ -335,7 +357,29 @@ def signed_files(
             continue
         keys = _role_keys(repository, changes, role)
         files[role] = signed_file(role, new, *keys, signers)
-    return files
+    return {**files, **_signed_snapshot(repository, changes, files, signers)}
+
+
+def _signed_snapshot(
+    repository: TrustedRepository,
+    changes: Changes,
+    files: Mapping[str, bytes],
+    signers: Mapping[str, Signer],
+) -> dict[str, bytes]:
+    """The snapshot that goes with *files*, where its key is kept by people."""
+    root = changes.get(ROOT, repository.root.body)
+    if not isinstance(root, Root):
+        raise TypeError(f"{ROOT}: expected a root, got {type(root).__name__}")
+    role = root.roles[SNAPSHOT]
+    if set(signers).isdisjoint(canonical_ids(role, root.keys)):
+        return {}
+    old = repository.snapshot.body
+    new = Snapshot(
+        {**old.meta, **{name: FileMeta.of(data) for name, data in files.items()}},
+        1 + max(old.version, repository.floors.get(SNAPSHOT, 0)),
+        Expiry.at(repository.now + LIFETIMES[TARGETS]),
+    )
+    return {SNAPSHOT: signed_file(SNAPSHOT, new, role, root.keys, signers)}
 
 
 def signed_root(old: Root, new: Root, signers: Mapping[str, Signer]) -> bytes:
