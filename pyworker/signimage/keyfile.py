@@ -153,11 +153,19 @@ class KeyFile:
             FormatError: no private key (says what it is instead), several of them, or an
                 encryption that is not known.
         """
-        try:
-            blocks = pem.read(data, what=what)
-        except FormatError as error:
-            raise FormatError(f"{error}; a private key was expected", hint=_HINT) from error
-        block = _private_block(blocks, what)
+        return cls._of(_private_block(_blocks(data, what), what), what)
+
+    @classmethod
+    def every(cls, data: bytes, *, what: str = "key file") -> "tuple[KeyFile, ...]":
+        """Read a file with any number of private keys in it, as `notary key export` writes.
+
+        Raises:
+            FormatError: as `parse`, but for several keys.
+        """
+        return tuple(cls._of(each, what) for each in _private_blocks(_blocks(data, what), what))
+
+    @classmethod
+    def _of(cls, block: pem.Block, what: str) -> "KeyFile":
         lock, content = None, block.content
         if block.label == _ENCRYPTED_PKCS8:
             lock, content = _pbes2(block.content, what)
@@ -244,7 +252,36 @@ def encrypt(key: keys.PrivateKey, passphrase: bytes, *, role: str, gun: str = ""
     return pem.write(_ENCRYPTED_PKCS8, content, {"role": role} | ({"gun": gun} if gun else {}))
 
 
+def for_travel(data: bytes, key_id: str, role: str, gun: str, *, what: str = "key file") -> bytes:
+    """Give a key file the headers by which Notary takes an encrypted key that it cannot open.
+
+    What is inside the armour stays as it is, and so does a file in another program's form.
+
+    Raises:
+        FormatError: as `KeyFile.parse`.
+    """
+    block = _private_block(_blocks(data, what), what)
+    if block.label != _ENCRYPTED_PKCS8:
+        return data
+    headers = {"path": key_id, "role": role, "gun": gun}
+    return pem.write(block.label, block.content, {k: v for k, v in headers.items() if v})
+
+
+def _blocks(data: bytes, what: str) -> tuple[pem.Block, ...]:
+    try:
+        return pem.read(data, what=what)
+    except FormatError as error:
+        raise FormatError(f"{error}; a private key was expected", hint=_HINT) from error
+
+
 def _private_block(blocks: tuple[pem.Block, ...], what: str) -> pem.Block:
+    found = _private_blocks(blocks, what)
+    if len(found) > 1:
+        raise FormatError(f"{what}: expected one private key, got {len(found)}")
+    return found[0]
+
+
+def _private_blocks(blocks: tuple[pem.Block, ...], what: str) -> list[pem.Block]:
     found = [block for block in blocks if block.label.endswith("PRIVATE KEY")]
     if not found:
         public = blocks[0].label == "PUBLIC KEY"
@@ -252,14 +289,12 @@ def _private_block(blocks: tuple[pem.Block, ...], what: str) -> pem.Block:
             f"{what}: expected a private key, got {blocks[0].label}",
             hint="Give the private key that belongs to this public key" if public else _HINT,
         )
-    if len(found) > 1:
-        raise FormatError(f"{what}: expected one private key, got {len(found)}")
-    if found[0].label not in _LABELS:
+    if strange := next((block for block in found if block.label not in _LABELS), None):
         raise FormatError(
-            f"{what}: expected PRIVATE KEY in PEM, got {found[0].label}",
+            f"{what}: expected PRIVATE KEY in PEM, got {strange.label}",
             hint="Convert it with openssl pkcs8 -topk8, or make a new key",
         )
-    return found[0]
+    return found
 
 
 def _pbes2(content: bytes, what: str) -> tuple[_Lock, bytes]:

@@ -14,6 +14,7 @@ Specification: Notary v1, `docs/protocol.md`, "Keys" and "Signatures".
 import base64
 import binascii
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -52,6 +53,11 @@ METHOD_RSAPKCS1V15 = "rsapkcs1v15"  # verified, never made
 METHOD_EDDSA = "eddsa"
 
 _BARE = {ECDSA_X509: ECDSA, RSA_X509: RSA}
+
+# What `PrivateKey.generate` makes. P-256 is what every Notary client makes; an Ed25519 key has no
+# certificate and so is no root key, and Docker's own commands do not take its public half.
+P256, P384, RSA_3072 = "p256", "p384", "rsa-3072"
+KINDS = (P256, P384, RSA_3072, ED25519)
 
 _CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
@@ -232,7 +238,7 @@ def signature(signer: Signer, key: PublicKey, message: bytes) -> Signature:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrivateKey:
-    """A key that can sign, in memory. Made by `generate_ecdsa` or by reading a key file."""
+    """A key that can sign, in memory. Made by `generate` or by reading a key file."""
 
     public_key: PublicKey
     _secret: Secret = field(repr=False)
@@ -240,7 +246,18 @@ class PrivateKey:
     @classmethod
     def generate_ecdsa(cls) -> "PrivateKey":
         """Make a new P-256 key, the kind that every Notary client makes and reads."""
-        return cls.of(ec.generate_private_key(ec.SECP256R1()))
+        return cls.generate(P256)
+
+    @classmethod
+    def generate(cls, kind: str) -> "PrivateKey":
+        """Make a new key of one of the `KINDS`.
+
+        Raises:
+            InputError: Another kind.
+        """
+        if kind not in _NEW:
+            raise InputError(f"kind of key: expected {', '.join(KINDS)}, got {kind[:40]!r}")
+        return cls.of(_NEW[kind]())
 
     @classmethod
     def of(cls, secret: Secret, *, what: str = "private key") -> "PrivateKey":
@@ -282,6 +299,14 @@ class PrivateKey:
             raise InputError("root key: expected an ECDSA or RSA key, got Ed25519")
         text = certificates.self_signed(self._secret, common_name, now)
         return PublicKey(f"{self.public_key.keytype}-x509", text)
+
+
+_NEW: Mapping[str, Callable[[], Secret]] = {
+    P256: lambda: ec.generate_private_key(ec.SECP256R1()),
+    P384: lambda: ec.generate_private_key(ec.SECP384R1()),
+    RSA_3072: lambda: rsa.generate_private_key(public_exponent=65537, key_size=3072),
+    ED25519: ed25519.Ed25519PrivateKey.generate,
+}
 
 
 def root_certificate(private_key: PrivateKey, gun: str, now: datetime) -> PublicKey:

@@ -4,10 +4,12 @@ The rules of this file:
 
 1. A key lives in `<trust directory>/private/<canonical key ID>.key`: 0600 in a folder that is
    0700 and ours. Older clients' `root_keys/` and `tuf_keys/` are read, never written or removed.
-2. A key file is complete or absent, and nothing is ever overwritten.
+2. A key file is complete or absent at every moment, and nothing is ever overwritten but by the
+   same key under another passphrase.
 3. The name of a file is a claim, checked against the key inside whenever that is decrypted.
-4. A passphrase comes from Docker's environment variables, verbatim, or from a terminal. Where
-   neither is there, that is an error at once: nothing here waits for an answer from a pipe.
+4. A passphrase comes from the environment's variables, verbatim, else from the keyring of the
+   system, else from a terminal. Where none of them has it, that is an error at once: nothing here
+   waits for an answer from a pipe.
 
 Specification: Notary v1, `docs/protocol.md`, "Key files".
 """
@@ -19,22 +21,30 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from signimage import keyfile, pem
+from signimage import keyfile, pem, variables
 from signimage.errors import FormatError, InputError, PassphraseError
 from signimage.keyfile import KeyFile
 from signimage.keys import PrivateKey
 
-# Docker asks for the passphrase of root keys under one name, for all others under another.
-ROOT_VARIABLE = "DOCKER_CONTENT_TRUST_ROOT_PASSPHRASE"
-REPOSITORY_VARIABLE = "DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE"
+ROOT_VARIABLE = variables.ROOT_VARIABLE
+REPOSITORY_VARIABLE = variables.REPOSITORY_VARIABLE
+# Ours: for a key that gets another passphrase, where Docker's variables give the one it has.
+NEW_VARIABLE = "SIGNIMAGE_NEW_PASSPHRASE"
 
 ROOT = "root"
 
 _KEY_NAME = re.compile(r"([0-9a-f]{64})\.key")
 _LEGACY_NAME = re.compile(r"([0-9a-f]{64})_([a-z0-9_-]+)\.key")
+
+_LEGACY_FOLDERS = ("root_keys", "tuf_keys")
+
+_MIN_DIGITS = 7  # of a key ID that is typed; Docker's tables show that many
+_BEGINNING = re.compile(rf"[0-9a-f]{{{_MIN_DIGITS},64}}")
 
 _MIN_CHARACTERS = 8  # Notary's rule for passphrases that are typed
 _ATTEMPTS = 3  # Notary's number of questions
@@ -45,7 +55,8 @@ class Entry:
     """One key file of the store.
 
     `role` and `gun` are "" where the file does not say; `fault` is "" unless the file cannot be
-    read, and then says why: a damaged file is listed, not hidden.
+    read, and then says why: a damaged file is listed, not hidden. `encrypted` is False only for a
+    file that everybody who gets it can sign with.
     """
 
     key_id: str  # canonical
@@ -53,39 +64,70 @@ class Entry:
     gun: str
     path: Path
     fault: str = ""
+    encrypted: bool = True
+
+
+class Keyring(Protocol):
+    """A place outside of the store that keeps passphrases by canonical key ID."""
+
+    def get(self, key_id: str) -> bytes | None:
+        """Give the passphrase that is kept for a key, if one is."""
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing can be kept, "" if something can; known after `get`."""
 
 
 class Passphrases:
     """Where passphrases come from.
 
     Args:
-        environment: Docker's two variables are looked up here; an empty one counts as unset.
+        environment: Docker's two variables and `NEW_VARIABLE` are looked up here; an empty one
+            counts as unset.
         prompt: Shows a text and gives what was typed, e.g. `terminal()`; `None` never asks.
+        keyring: Asked for what the environment does not have; `None` is never asked.
     """
 
     def __init__(
-        self, environment: Mapping[str, str], prompt: Callable[[str], str] | None = None
+        self,
+        environment: Mapping[str, str],
+        prompt: Callable[[str], str] | None = None,
+        keyring: Keyring | None = None,
     ) -> None:
         self._environment = environment
         self._prompt = prompt
+        self._keyring = keyring
         self._typed: dict[str, bytes] = {}  # by variable: one question per kind of key
 
-    def unlock(self, file: KeyFile, role: str = "") -> PrivateKey:
+    def unlock(self, file: KeyFile, role: str = "", key_id: str = "") -> PrivateKey:
         """Decrypt a key file; *role* counts where the file does not name its own.
+
+        Args:
+            file: What to decrypt.
+            role: "root", or any other.
+            key_id: The canonical ID that the keyring may know it by.
 
         Raises:
             PassphraseError: there is no passphrase, or it is not this file's.
             FormatError: the key inside is damaged or of an unknown kind.
         """
+        return self.opened(file, role, key_id)[0]
+
+    def opened(self, file: KeyFile, role: str = "", key_id: str = "") -> tuple[PrivateKey, bytes]:
+        """Decrypt a key file as `unlock` does; gives its passphrase too, b"" if it has none."""
         if not file.encrypted:
-            return file.decrypt(None)
+            return file.decrypt(None), b""
         variable = _variable(file.role or role)
-        if known := self._environment.get(variable):
-            return _decrypt(file, os.fsencode(known), f"Check the value of {variable}")
+        if known := os.fsencode(self._environment.get(variable, "")):
+            return _decrypt(file, known, f"Check the value of {variable}"), known
+        if kept := self._kept(key_id):
+            with suppress(PassphraseError):  # the file got another one since
+                return file.decrypt(kept), kept
         if self._prompt is None:
             raise PassphraseError(
-                f"{file.what} is encrypted: expected its passphrase, got none",
-                hint=f"Set {variable}",
+                f"{file.what} is encrypted: expected its passphrase, got "
+                f"{'another one from the keyring' if kept else 'none'}",
+                hint=f"Set {variable}{self._refusal()}",
             )
         return self._asked(file, variable, self._prompt, _ATTEMPTS)
 
@@ -102,20 +144,32 @@ class Passphrases:
             raise PassphraseError(
                 f"new {role} key: expected a passphrase, got none", hint=f"Set {variable}"
             )
-        first = _typed(self._prompt, f"Passphrase for the new {role} key: ")
-        if len(os.fsdecode(first)) < _MIN_CHARACTERS:
+        self._typed[variable] = chosen = _twice(self._prompt, f"new {role} key")
+        return chosen
+
+    def replacement(self, what: str) -> bytes:
+        """Give the passphrase that a key gets in the place of the one it has.
+
+        Raises:
+            PassphraseError: there is none, it is too short, or the two answers differ.
+        """
+        if known := self._environment.get(NEW_VARIABLE):
+            return os.fsencode(known)
+        if self._prompt is None:
             raise PassphraseError(
-                f"new {role} key: expected a passphrase of at least {_MIN_CHARACTERS} characters, "
-                f"got fewer"
+                f"{what}: expected a new passphrase, got none", hint=f"Set {NEW_VARIABLE}"
             )
-        if _typed(self._prompt, "The same passphrase again: ") != first:
-            raise PassphraseError(f"new {role} key: expected the same passphrase twice, got two")
-        self._typed[variable] = first
-        return first
+        return _twice(self._prompt, what, "new passphrase")
+
+    def _kept(self, key_id: str) -> bytes | None:
+        return self._keyring.get(key_id) if self._keyring and key_id else None
+
+    def _refusal(self) -> str:
+        return f"; {self._keyring.refusal}" if self._keyring and self._keyring.refusal else ""
 
     def _asked(
         self, file: KeyFile, variable: str, prompt: Callable[[str], str], attempts: int
-    ) -> PrivateKey:
+    ) -> tuple[PrivateKey, bytes]:
         answer = self._typed.pop(variable, b"") or _typed(prompt, f"Passphrase for {file.what}: ")
         try:
             key = file.decrypt(answer)
@@ -124,7 +178,7 @@ class Passphrases:
                 raise
             return self._asked(file, variable, prompt, attempts - 1)
         self._typed[variable] = answer
-        return key
+        return key, answer
 
 
 class KeyStore:
@@ -143,6 +197,35 @@ class KeyStore:
         """Look up a key by its canonical ID."""
         return next((entry for entry in self.entries() if entry.key_id == key_id), None)
 
+    def look_up(self, beginning: str) -> Entry:
+        """Give the one key whose canonical ID is, or begins with, what a person typed.
+
+        Raises:
+            InputError: there is none, or several, or too little was typed.
+        """
+        if not _BEGINNING.fullmatch(beginning):
+            raise InputError(
+                f"key ID: expected 64 hexadecimal digits or their first {_MIN_DIGITS} or more, "
+                f"got {beginning[:80]!r}",
+                hint="Run signimage key list",
+            )
+        found = [entry for entry in self.entries() if entry.key_id.startswith(beginning)]
+        if not found:
+            raise InputError(
+                f"key {beginning} is not in {self.private}", hint="Run signimage key list"
+            )
+        if len({entry.key_id for entry in found}) > 1:
+            raise InputError(f"key {beginning}: expected one that begins so, got {len(found)}")
+        return found[0]
+
+    def content(self, entry: Entry) -> bytes:
+        """Give the bytes of a key file as they are.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return _content(entry.path)
+
     def load(self, key_id: str, passphrases: Passphrases) -> PrivateKey:
         """Decrypt the key with this canonical ID.
 
@@ -154,14 +237,21 @@ class KeyStore:
         entry = self.find(key_id)
         if entry is None:
             raise InputError(f"key {key_id} is not in {self.private}")
-        file = _read(entry.path)
-        key = passphrases.unlock(file, entry.role)
+        return self._opened(entry, passphrases)[0]
+
+    def passphrase(self, entry: Entry, passphrases: Passphrases) -> bytes:
+        """Give the passphrase of a key, proven by decrypting it; errors as `load`."""
+        return self._opened(entry, passphrases)[1]
+
+    def _opened(self, entry: Entry, passphrases: Passphrases) -> tuple[PrivateKey, bytes]:
+        file, key_id = _read(entry.path), entry.key_id
+        key, passphrase = passphrases.opened(file, entry.role, key_id)
         if key.public_key.canonical_id != key_id:
             raise FormatError(
                 f"{file.what}: expected key {key_id}, got key {key.public_key.canonical_id}",
                 hint="Name the file after the key that is in it",
             )
-        return key
+        return key, passphrase
 
     def add(self, key: PrivateKey, role: str, gun: str, passphrase: bytes) -> Path:
         """Encrypt a key into the store; gives the path of its file.
@@ -172,6 +262,28 @@ class KeyStore:
         """
         content = keyfile.encrypt(key, passphrase, role=role, gun=gun)
         return self._write(key.public_key.canonical_id, content)
+
+    def encrypt_anew(self, entry: Entry, key: PrivateKey, passphrase: bytes) -> None:
+        """Put the same key under another passphrase, with not a moment without a whole file.
+
+        Raises:
+            InputError: its file is not one of ours to write, or cannot be written.
+            PassphraseError: *passphrase* is empty.
+        """
+        if entry.path.parent != self.private or entry.path.is_symlink():
+            raise InputError(
+                f"key {entry.key_id}: expected a file in {self.private}, got {entry.path}",
+                hint="Import it first, with signimage key import",
+            )
+        content = keyfile.encrypt(key, passphrase, role=entry.role, gun=entry.gun)
+        KeyFile.parse(content).decrypt(passphrase)  # what is replaced may be the only copy
+        _check_private(self.private)
+        try:
+            with _written(self.private, content) as temporary:
+                temporary.replace(entry.path)
+            _settle(self.private)
+        except OSError as error:
+            raise InputError(f"key {entry.key_id} cannot be written: {error.strerror}") from error
 
     def install(self, data: bytes, key_id: str) -> Path:
         """Put the bytes of a key file under the name that its canonical ID *key_id* demands.
@@ -192,11 +304,10 @@ class KeyStore:
                 yield _entry(path, name[1], "", "")
 
     def _legacy(self) -> Iterator[Entry]:
-        for folder in (self.private / "root_keys", self.private / "tuf_keys"):
-            for path in _files(folder, "**/*.key"):
+        for folder in _LEGACY_FOLDERS:
+            for path in _files(self.private / folder, "**/*.key"):
                 if name := _LEGACY_NAME.fullmatch(path.name):
-                    gun = path.parent.relative_to(folder).as_posix()
-                    yield _entry(path, name[1], name[2], "" if gun == "." else gun)
+                    yield _entry(path, name[1], *named_so(path))
 
     def _write(self, key_id: str, content: bytes) -> Path:
         if not _KEY_NAME.fullmatch(f"{key_id}.key"):
@@ -210,6 +321,34 @@ class KeyStore:
         except OSError as error:
             raise InputError(f"key {key_id} cannot be written: {error.strerror}") from error
         return path
+
+
+def named_so(path: Path) -> tuple[str, str]:
+    """Give role and repository that the place of a key file says, as older clients chose it."""
+    name = _LEGACY_NAME.fullmatch(path.name)
+    folders = path.parent.parts
+    below = [at + 1 for at, folder in enumerate(folders) if folder in _LEGACY_FOLDERS]
+    return name[2] if name else "", "/".join(folders[below[-1] :]) if below else ""
+
+
+def write_new(path: Path, data: bytes, mode: int) -> None:
+    """Write a file that is not there yet.
+
+    Raises:
+        InputError: It is there, or cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError as error:
+        raise InputError(f"{path} is there already", hint="Choose another name") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def terminal() -> Callable[[str], str] | None:
@@ -236,18 +375,47 @@ def _typed(prompt: Callable[[str], str], text: str) -> bytes:
         raise PassphraseError("passphrase: expected an answer, got the end of the input") from error
 
 
+def _twice(prompt: Callable[[str], str], what: str, name: str = "passphrase") -> bytes:
+    """Ask for a passphrase that nothing can prove yet."""
+    first = _typed(prompt, f"{name.capitalize()} for {_the(what)}: ")
+    if len(os.fsdecode(first)) < _MIN_CHARACTERS:
+        raise PassphraseError(
+            f"{what}: expected a passphrase of at least {_MIN_CHARACTERS} characters, got fewer"
+        )
+    if _typed(prompt, "The same passphrase again: ") != first:
+        raise PassphraseError(f"{what}: expected the same passphrase twice, got two")
+    return first
+
+
+def _the(what: str) -> str:
+    return f"the {what}" if what.startswith("new ") else what
+
+
 def _files(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if path.is_file())
+    """List files, none if there is no such folder; one that cannot be looked into is no empty one.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        with os.scandir(folder):
+            return sorted(path for path in folder.glob(pattern) if path.is_file())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"key folder {folder} cannot be read: {error.strerror}") from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(pem.MAX_SIZE + 1)
+    except OSError as error:
+        raise InputError(f"key file {path.name} cannot be read: {error.strerror}") from error
 
 
 def _read(path: Path) -> KeyFile:
-    what = f"key file {path.name}"
-    try:
-        with path.open("rb") as file:
-            data = file.read(pem.MAX_SIZE + 1)
-    except OSError as error:
-        raise InputError(f"{what} cannot be read: {error.strerror}") from error
-    return KeyFile.parse(data, what=what)
+    return KeyFile.parse(_content(path), what=f"key file {path.name}")
 
 
 def _entry(path: Path, key_id: str, role: str, gun: str) -> Entry:
@@ -255,20 +423,39 @@ def _entry(path: Path, key_id: str, role: str, gun: str) -> Entry:
         file = _read(path)
     except (FormatError, InputError) as error:
         return Entry(key_id, role, gun, path, fault=str(error))
-    return Entry(key_id, file.role or role, file.gun or gun, path)
+    return Entry(key_id, file.role or role, file.gun or gun, path, encrypted=file.encrypted)
 
 
 def _create(path: Path, content: bytes) -> None:
     """Write a new file, 0600 and whole from the moment it has its name (rule 2)."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    with _written(path.parent, content) as temporary:
+        os.link(temporary, path)  # refuses a name that is taken, which renaming would not
+
+
+@contextmanager
+def _written(folder: Path, content: bytes) -> Iterator[Path]:
+    """Write a file, 0600, that has no name yet; gone afterwards unless the block moves it."""
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".new-")
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.link(temporary, path)  # refuses a name that is taken, which renaming would not
+        yield temporary
     finally:
-        Path(temporary).unlink()
+        temporary.unlink(missing_ok=True)
+
+
+def _settle(folder: Path) -> None:
+    """Have the names in a folder survive a power cut."""
+    if sys.platform == "win32":
+        return  # folders cannot be opened there
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _make_private(folder: Path) -> None:

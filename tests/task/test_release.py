@@ -18,11 +18,8 @@ import pytest
 import release
 from build_vsix import PackagingError
 
+from task.empty_environment import PIP, EmptyEnvironment
 from task.packaged import ROOT, build_vsix
-
-CACHE = ROOT / ".cache" / "wheels" / "cli"
-PINS = ROOT / "requirements" / "cli.txt"
-PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 
 @pytest.fixture(scope="module")
@@ -150,43 +147,20 @@ def test_the_wheel_is_the_same_wherever_it_is_built(wheel: Path, tmp_path: Path)
     assert (copy / "out" / wheel.name).read_bytes() == wheel.read_bytes()
 
 
-def install(python: Path, *words: str) -> None:
-    """Install by the pip of the tests into another environment, from what was downloaded."""
-    options = ("install", "--quiet", "--no-compile", "--no-index", "--find-links", str(CACHE))
-    subprocess.run([*PIP, "--python", str(python), *options, *words], check=True)
-
-
-def download() -> None:
-    """Download what the command line needs, unless the pins are those of the last time."""
-    stamp = CACHE / "downloaded"
-    if stamp.is_file() and stamp.read_bytes() == PINS.read_bytes():
-        return
-    options = ("download", "--quiet", "--require-hashes", "--only-binary=:all:")
-    argv = [*PIP, *options, "--requirement", str(PINS), "--dest", str(CACHE)]
-    subprocess.run(argv, check=True)
-    shutil.copyfile(PINS, stamp)
-
-
 def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     """With its extra for the command line, which asks for nothing that is not pinned."""
-    download()
-    environment = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-    python = environment / "bin" / "python"
-    install(python, "--require-hashes", "--requirement", str(PINS))
-    install(python, f"{wheel}[cli]")
+    environment = EmptyEnvironment.with_wheel(wheel, tmp_path / "venv")
 
     def run(*words: str) -> str:
-        argv = [str(environment / "bin" / "signimage"), *words]
-        home = {"HOME": str(tmp_path), "PATH": os.defpath}
-        done = subprocess.run(argv, env=home, capture_output=True, text=True, check=True)
-        assert done.stderr == ""
-        return str(done.stdout)
+        done = environment.run(*words, home=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
 
     assert run("--version") == f"signimage {release.agreed_version(ROOT)}\n"
-    assert re.search("(?m)^ +verify +check that a tag is signed$", run("--help"))
+    assert re.search("(?m)^ +key list +list the private keys in the trust store$", run("--help"))
     assert json.loads(run("key", "list", "--json")) == []
-    check = subprocess.run([*PIP, "--python", python, "check"], check=False, capture_output=True)
+    argv = [*PIP, "--python", str(environment.python), "check"]
+    check = subprocess.run(argv, check=False, capture_output=True)
     assert check.returncode == 0, check.stdout
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signimage.agentnetwork import pattern, transport_settings
-from signimage.cli import Desk
+from signimage.console import Console
+from signimage.desk import Desk
 from signimage.errors import CertificateError, InputError
 from signimage.oci import Repository
 from signimage.proxies import AGENT_SETTING, Proxies, Proxy
@@ -280,7 +282,7 @@ def test_workstation_verifies_whatever_its_environment_says(
             "DOCKER_CONTENT_TRUST_SERVER": server.origin,
             "AGENT_SKIPCERTVALIDATION": "True",
         }
-        desk = Desk(environment, arguments)
+        desk = Desk(environment, arguments, Console(sys.stdout, sys.stderr))
         with pytest.raises(CertificateError, match="its certificate cannot be verified"):
             desk.server(Repository.parse("registry.example/app")).refresh()
     assert server.requests == []

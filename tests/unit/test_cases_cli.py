@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,8 @@ from urllib.parse import parse_qs
 import pytest
 
 from signimage.administration import inspection
-from signimage.cli import Desk
+from signimage.console import Console
+from signimage.desk import Desk
 from signimage.errors import CertificateError, InputError, RemoteError, UnauthorizedError
 from signimage.oci import Repository
 from unit.certificates import Authority
@@ -49,7 +51,8 @@ class Workplace:
         """The desk of a command with these *arguments*."""
         given = {"trust_server": "", "ca": "", "root_key": [], "root_ca": "", "no_first_use": False}
         environment = {"DOCKER_CONFIG": str(self.config), **self.environment}
-        return Desk(environment, argparse.Namespace(**{**given, **arguments}))
+        console = Console(sys.stdout, sys.stderr)
+        return Desk(environment, argparse.Namespace(**{**given, **arguments}), console)
 
     def login(self, configuration: object) -> None:
         """Write *configuration* as Docker's."""

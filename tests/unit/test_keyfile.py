@@ -402,3 +402,43 @@ def test_anything_in_armour_parses_or_raises_an_input_or_format_error(
 ) -> None:
     with contextlib.suppress(FormatError, InputError):
         KeyFile.parse(pem.write(f"{kind}PRIVATE KEY", content)).decrypt(b"passphrase")
+
+
+# --- Several keys in one file, and files that travel ------------------------------------------
+
+
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=4))
+def test_any_number_of_blocks_parse_or_raise_format_error(contents: list[bytes]) -> None:
+    data = b"".join(pem.write("ENCRYPTED PRIVATE KEY", content) for content in contents)
+    with contextlib.suppress(FormatError):
+        assert len(KeyFile.every(data)) == len(contents)
+
+
+def test_every_key_of_a_file_keeps_its_own_headers_and_passphrase() -> None:
+    keys = {name: PrivateKey.generate_ecdsa() for name in ("one", "two")}
+    data = b"text between\n".join(
+        keyfile.encrypt(key, name.encode() * 3, role=name) for name, key in keys.items()
+    )
+    found = {file.role: file.decrypt(file.role.encode() * 3) for file in KeyFile.every(data)}
+    assert {name: key.public_key for name, key in found.items()} == {
+        name: key.public_key for name, key in keys.items()
+    }
+    with pytest.raises(FormatError, match="expected one private key, got 2"):
+        KeyFile.parse(data)
+
+
+@pytest.mark.parametrize("path", KEY_FILES, ids=lambda path: path.name[:8])
+def test_a_file_that_travels_is_the_same_inside_its_armour(path: Path) -> None:
+    (before,) = pem.read(path.read_bytes(), what="before")
+    file = KeyFile.parse(path.read_bytes())
+    (after,) = pem.read(
+        keyfile.for_travel(path.read_bytes(), path.stem, file.role, file.gun), what="after"
+    )
+    assert (after.label, after.content) == (before.label, before.content)
+    assert dict(after.headers) == dict(before.headers) | {"path": path.stem}
+
+
+def test_a_file_in_another_programs_form_travels_as_it_is() -> None:
+    """Its encryption stands in headers, whose order means something."""
+    data = (KEYS / "k_sec1enc.pem").read_bytes()
+    assert keyfile.for_travel(data, CAROL, "ci", "") == data
