@@ -21,11 +21,10 @@ from signimage.azure import (
     registry_login,
 )
 from signimage.errors import FormatError, InputError, PassphraseError
-from signimage.keystore import REPOSITORY_VARIABLE
 from signimage.oci import DOCKER_HUB, Digest, Reference, Repository, check_tag, normal_host
-from signimage.publication import check_signer_name
 from signimage.securefiles import SecureFile
 from signimage.trustapi import default_trust_server
+from signimage.variables import REPOSITORY_VARIABLE
 
 _KEY_ID = re.compile(r"[0-9a-fA-F]{64}")
 _PLATFORM = re.compile(r"[a-z0-9_.-]{1,40}(/[a-z0-9_.-]{1,40}){1,2}")
@@ -244,6 +243,8 @@ def _digest(item: str, digest: str) -> Digest:
 
 
 def _signers(task: Task) -> tuple[str, ...]:
+    from signimage.publication import check_signer_name  # noqa: PLC0415 -- only gates need it
+
     names = _list(task, "requiredSigners")
     for name in names:
         check_signer_name(name)
