@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from peers.buildkit import FAR, BuildKit
 from task.agent import Step, StepResult
 from task.pipeline import SIGNER, Job, Owner, SigningKey
 from unit.documentation import PipelineStep, examples
@@ -158,7 +159,16 @@ def place(job: Job, owner: Owner, key: SigningKey) -> Place:
 
 
 @pytest.mark.parametrize("steps", SCENARIOS.values(), ids=SCENARIOS)
-def test_every_step_that_is_shown_works(place: Place, steps: tuple[PipelineStep, ...]) -> None:
+def test_every_step_that_is_shown_works(
+    place: Place,
+    steps: tuple[PipelineStep, ...],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> None:
+    if any(step.makes_builder for step in steps):
+        builders: BuildKit = request.getfixturevalue("buildkit")
+        home = builders.home(tmp_path / "home")
+        place.job.agent.environ = {**place.job.agent.environ, **home, "BUILDX_BUILDER": FAR}
     for step in steps:
         place.enter(step)
         command = step.inputs.get("command", "buildAndPush")
@@ -170,5 +180,8 @@ def test_every_step_that_is_shown_works(place: Place, steps: tuple[PipelineStep,
             assert (result.result, result.errors) == ("Succeeded", []), "\n".join(result.log)
             assert bool(result.outputs) == (command != "build")
     inspected = place.owner.inspected(place.job.gun)
+    platforms = {name: row for name, row in inspected.items() if name.startswith("sha256-")}
     pushed = place.job.pushed()
-    assert inspected == {tag: (pushed[tag], [SIGNER]) for tag in pushed}
+    expected = {tag: (pushed[tag], [SIGNER]) for tag in pushed}
+    expected |= {name: (name.replace("-", ":"), [SIGNER]) for name in platforms}
+    assert inspected == expected

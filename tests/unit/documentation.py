@@ -59,6 +59,7 @@ class PipelineStep:
         env: The same.
         variables: Those of its stage and job, and of one leg of a matrix.
         place: `stage.job`, as expressions in other jobs name it.
+        makes_builder: Whether it is a script that makes a builder for later steps.
     """
 
     task: str
@@ -67,6 +68,7 @@ class PipelineStep:
     env: Mapping[str, str]
     variables: Mapping[str, str]
     place: str
+    makes_builder: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,4 +131,6 @@ def _variables(node: Any) -> dict[str, str]:
 
 def _step(node: dict[str, Any], variables: Mapping[str, str], place: str) -> PipelineStep:
     parts = (node.get("task", ""), node.get("name", ""))
-    return PipelineStep(*parts, node.get("inputs", {}), node.get("env", {}), variables, place)
+    makes_builder = "docker buildx create" in node.get("script", "")
+    given = (node.get("inputs", {}), node.get("env", {}))
+    return PipelineStep(*parts, *given, variables, place, makes_builder)
