@@ -1,7 +1,7 @@
 # The commands of this project; `make` alone lists them. Each installs what it lacks.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check lint types vsix release bench fuzz stack stack-down clean setup setup-unit
+.PHONY: help demo test test-step test-rest test-unit check lint types vsix release bench fuzz stack stack-down clean setup setup-unit
 
 PYTHON := .venv/bin/python
 # Programs below tests/ find each other by these folders; pytest and mypy have them in pyproject.
@@ -14,8 +14,14 @@ help: ## list these commands
 demo: setup ## build, push and sign an image by the packaged task, and let Docker and notary judge
 	@$(PROGRAM) tests/task/demo.py
 
-test: setup ## all tests, on real peers
-	$(PYTHON) -m pytest
+test: setup ## all tests, on real peers, in two halves side by side
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line test-step test-rest
+
+test-step: # the packaged step; needs `setup`
+	@$(PYTHON) -m pytest tests/task
+
+test-rest: # all other tests; needs `setup`
+	@$(PYTHON) -m pytest tests/peers tests/unit
 
 test-unit: setup-unit ## the tests that need no peers, no network and no root
 	$(PYTHON) -m pytest tests/unit

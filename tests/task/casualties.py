@@ -10,6 +10,7 @@ The rules:
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -26,6 +27,8 @@ from task.agent_model import Masker, Record
 from task.pipeline import Job, Owner
 
 _STEP_S = 300.0  # a step that hangs is an error
+_GLANCE_S = 0.001  # between looks at what a step has said
+_SAID_MAX = 1_000_000  # bytes
 _STREAMS_S = 5.0  # how long the agent waits for those who hold a step's streams open
 _ENDING_S = 1.0  # how long a process that was killed may still be seen
 
@@ -40,7 +43,6 @@ class Ending:
     result: str
     message: str
     digest: str
-    seconds: float
     said: str = field(repr=False)
     survivors: tuple[str, ...]  # command lines of its processes that outlived the clean-up
 
@@ -56,11 +58,38 @@ class Run:
         self._begun = time.monotonic()
         self._node = self._start("execution")
 
-    def is_done(self, within_s: float) -> bool:
-        """Wait so long; tell whether the step has ended by then."""
+    def parts(self) -> dict[str, float]:
+        """Let the step end; gives how many seconds each part of it took, by the log's groups.
+
+        What comes before the first of them is the part with the empty name.
+        """
+        begun = {"": self._begun}
+        while not self._is_over():
+            for part in self._groups() - begun.keys():
+                begun[part] = time.monotonic()
+        ends = [*list(begun.values())[1:], time.monotonic()]
+        return {part: end - begun[part] for part, end in zip(begun, ends, strict=True)}
+
+    def is_over_before(self, part: str, delay_s: float) -> bool:
+        """Wait for *part* to begin, and so long; tell whether the step has ended by then."""
+        while part and part not in self._groups():
+            if self._is_over():
+                return True
+        end = time.monotonic() + delay_s
+        while (left_s := end - time.monotonic()) > 0:
+            if self._is_over(min(left_s, _GLANCE_S)):
+                return True
+        return False
+
+    def _is_over(self, within_s: float = _GLANCE_S) -> bool:
         with suppress(subprocess.TimeoutExpired):
             self._node.wait(within_s)
         return self._node.returncode is not None
+
+    def _groups(self) -> set[str]:
+        # Read beside the writers, whose place in the file is not to change.
+        said = os.pread(self._output.fileno(), _SAID_MAX, 0)
+        return {name.decode() for name in re.findall(rb"(?m)^##\[group\](\w+)\n", said)}
 
     def kill_node(self) -> None:
         """End node alone, as the agent's last resort does."""
@@ -76,7 +105,6 @@ class Run:
     def end(self) -> Ending:
         """Wait for the end of the step, and clean up as the agent does after the job."""
         code = self._node.wait(_STEP_S)
-        seconds = time.monotonic() - self._begun
         _wait_for(self._processes(), _STREAMS_S)
         cleaned = self._start("postjobexecution").wait(_STEP_S)
         survivors = _wait_for(self._processes(), _ENDING_S)
@@ -91,7 +119,6 @@ class Run:
             (record.result or "Succeeded") if code == 0 else "Failed",
             record.message,
             record.outputs.get("digest", ""),
-            seconds,
             said,
             tuple(survivors),
         )
