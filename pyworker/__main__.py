@@ -5,6 +5,7 @@ keeps to the syntax that Python 2.7 shares with 3.  Exit code 86 tells the shim 
 to try its next candidate; `startup` has the rest.
 """
 
+import os
 import signal
 import sys
 
@@ -20,4 +21,11 @@ if sys.version_info < (3, 10):  # noqa: UP036 - an agent's python may be older t
 # Its syntax is for those who passed the gate.
 from startup import main  # noqa: E402 -- after the gate, and after the signal
 
-sys.exit(main())
+status = main()
+try:
+    sys.stdout.flush()
+    sys.stderr.flush()
+finally:
+    # At once: a question to a server may still be under way in a thread, and one that is inside of
+    # OpenSSL while the interpreter is taken down ends the process by SIGSEGV, after its result.
+    os._exit(status)

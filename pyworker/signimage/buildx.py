@@ -74,7 +74,7 @@ class BuildArguments:
 
     `kept` go on to the builder; `names` were given by `--tag` and are left out, because images
     get their names when they are signed. `deciding` is the flag that says itself where the image
-    goes, empty if none does.
+    goes, empty if none does; `pushing` is the `--output` that brings it to a registry, with tags.
     """
 
     kept: tuple[str, ...]
@@ -83,6 +83,7 @@ class BuildArguments:
     platforms: str = ""
     metadata_file: str = ""
     deciding: str = ""
+    pushing: str = ""
 
 
 # --- arguments ------------------------------------------------------------------------------
@@ -93,8 +94,11 @@ def read_arguments(arguments: Sequence[str]) -> BuildArguments:
     kept: list[str] = []
     names: list[str] = []
     last: dict[str, str] = {}
+    pushing = ""
     for flag, value, words in _options(arguments):
         last[flag] = value
+        if flag == "--output" and _pushes(value):
+            pushing = value
         if flag == "--tag":
             names.append(value)
         if flag not in _OURS:
@@ -106,7 +110,25 @@ def read_arguments(arguments: Sequence[str]) -> BuildArguments:
         platforms=last.get("--platform", ""),
         metadata_file=last.get("--metadata-file", ""),
         deciding=next((flag for flag in _DECIDES if flag in last), ""),
+        pushing=pushing,
     )
+
+
+def without_push(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The same *arguments* without `--push`, which would move every tag before it is signed."""
+    kept = (words for flag, _, words in _options(arguments) if flag != "--push")
+    return tuple(word for words in kept for word in words)
+
+
+def _pushes(output: str) -> bool:
+    """Tell whether an *output* goes to a registry, as BuildKit reads it."""
+    fields = dict(
+        field.strip().lower().partition("=")[::2]
+        for row in csv.reader(output.splitlines())
+        for field in row
+    )
+    is_pushed = fields.get("push", "false") not in ("0", "f", "false")
+    return fields.get("type") == "registry" or is_pushed
 
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:

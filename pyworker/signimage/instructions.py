@@ -29,7 +29,7 @@ _NAMES = frozenset(
 _WITH_HEREDOCS = frozenset({"ADD", "COPY", "RUN"})
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
 _DIRECTIVES = frozenset({"check", "escape", "syntax"})
-_HEREDOC = re.compile(r"\d*<<(?P<chomp>-?)\s*(?P<name>[^<]+)")
+_HEREDOC = re.compile(r"\d*<<(?P<chomp>-?)(?P<blank>\s*)(?P<name>[^<]+)")
 _BOM = "\ufeff"
 # Flags are told apart byte by byte.
 _ASCII_SPACE = "\t\n\v\f\r "
@@ -133,6 +133,7 @@ class _Reader:
         self._at = 0
         self._directives: dict[str, str] = {}
         self._may_direct = True
+        self._has_shebang = False
 
     @property
     def _escape(self) -> str:
@@ -173,11 +174,16 @@ class _Reader:
     def _read_directive(self, line: str) -> None:
         if not self._may_direct:
             return
+        if self._at == 1 and line.startswith("#!"):
+            self._has_shebang = True
+            return
         before, _, after = line[1:].partition("=")
         name, value = before.strip(SPACE).lower(), after.strip(SPACE)
         if not line.startswith("#") or name not in _DIRECTIVES or not value:
             self._may_direct = False
             return
+        if self._has_shebang:  # some builders look behind it, others do not
+            raise FormatError(f"expected no directive {name} after #!, got one")
         if name in self._directives:
             raise FormatError(f"expected one directive {name}, got another")
         if name == "escape" and value not in ("\\", "`"):
@@ -280,6 +286,8 @@ def _heredocs(instruction: Instruction, line: str, escape: str) -> list[tuple[st
     for match in map(_HEREDOC.fullmatch, candidates):
         names = words(match["name"]) if match else []
         if match and len(names) == 1:
+            if match["blank"]:  # for BuildKit before 0.15 that is no heredoc
+                raise FormatError("heredoc: expected its name right after <<, got a blank")
             found.append((_unquoted(names[0]), bool(match["chomp"])))
     return found
 

@@ -28,6 +28,7 @@ from signimage.errors import (
     RemoteError,
     RollbackError,
     RootPinError,
+    SignImageError,
     TrustError,
     UnavailableError,
     UnreachableError,
@@ -282,6 +283,8 @@ class TrustServer:
         Raises:
             ConflictError: Somebody initialised the repository at the same moment.
             RootPinError: The repository had trust data before, which would contradict the new.
+            SignImageError: It is not to be believed as it is shown; `state` says so where the
+                server may have taken the keys.
         """
         self.check_never_seen()
         server_keys = {role: self.api.key(role) for role in (SNAPSHOT, TIMESTAMP)}
@@ -301,6 +304,10 @@ class TrustServer:
             if trouble is not None:
                 raise trouble from error
             raise UnavailableError(f"{self.gun} was initialised, and is not shown") from error
+        except SignImageError as error:
+            if trouble is None or isinstance(trouble, (UnavailableError, UnreachableError)):
+                error.state = f"{self.gun} may be initialised with the new keys, which are kept"
+            raise
         if repository.files[ROOT] != root:
             raise ConflictError(
                 f"{self.gun} was initialised by somebody else at the same moment"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from signimage.buildx import Builder, check_platforms
+from signimage.buildx import Builder, check_platforms, read_arguments, without_push
 from signimage.dockerbuild import BuildRequest
 from signimage.dockerfile import base_image
 from signimage.engine import Docker
@@ -20,7 +20,7 @@ from signimage.imagedetails import PushedImage, history
 from signimage.oci import Digest, Manifest, Reference, Repository, StoredImage
 from signimage.permissions import Permission
 from signimage.registry import Registry
-from signimage.response import CredentialSource
+from signimage.response import CredentialSource, readable
 
 CONFIGURATION_MAX = 4 * 1024 * 1024  # bytes; as for manifests
 
@@ -130,6 +130,12 @@ class BuiltImage(EngineImages):
 
     def check(self) -> None:
         """Find out what builds, whether it can do what is asked for, and on which images."""
+        pushing = read_arguments(self.request.arguments).pushing
+        if self.pushes and pushing:
+            raise InputError(
+                f"arguments: --output {readable(pushing)} moves tags before they are signed",
+                hint="Leave it out: the step pushes by itself, and signs before tags move",
+            )
         self.engine.check()
         self._builder = self.engine.builder(self.request.arguments)
         check_platforms(self._builder, self.platforms)
@@ -139,6 +145,8 @@ class BuiltImage(EngineImages):
                 hint="Use buildAndPush: an engine keeps an image for its own platform only",
             )
         request = self.request
+        if self.pushes:
+            request = replace(request, arguments=without_push(request.arguments))
         if self.platforms:
             words = (*request.arguments, "--platform", ",".join(self.platforms))
             request = replace(request, arguments=words)

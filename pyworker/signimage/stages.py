@@ -26,8 +26,9 @@ from signimage.substitution import expand
 
 _SCRATCH = "scratch"
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
-# Fields of a mount are comma-separated values; one with a comma within stands in quotes.
-_MOUNT_FIELD = re.compile(r'(?:^|(?<=,))(?:"(?P<quoted>[^"]*)"|(?P<plain>[^,"]*))(?=,|$)')
+# Fields of a mount are comma-separated values; one with a comma within stands in quotes, and two
+# quotes in it stand for one.
+_MOUNT_FIELD = re.compile(r'(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^,"]*))(?=,|\Z)')
 _PLATFORM = re.compile(r"(?P<os>[a-z]+)/(?P<arch>[a-z0-9]+)(?:/(?P<variant>v\d+))?")
 # Where BuildKit adds a variant of its own, or drops one, the variables are left unknown.
 _PLAIN_ARCHITECTURES = frozenset({"386", "amd64", "loong64", "ppc64le", "riscv64", "s390x"})
@@ -36,7 +37,12 @@ _GLOBAL = tuple(
     for side in ("BUILD", "TARGET")
     for part in ("PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT")
 )
+_STAGE = "TARGETSTAGE"  # which newer builders set
 _IMAGE_CONTEXT = "docker-image://"
+# Values that Docker's programs give by themselves: from its configuration, from the environment.
+_UNASKED = frozenset(
+    "ALL_PROXY FTP_PROXY HTTPS_PROXY HTTP_PROXY NO_PROXY SOURCE_DATE_EPOCH".split()  # noqa: SIM905 -- as a list this fills a screen
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +255,7 @@ class _Reading:
         self._options = options
         self._contexts = {_normal(name) for name in options.contexts}
         self._values: dict[str, str | Exception] = {}
+        self._emptied: set[str] = set()  # by an `ARG` without a value, for older builders
         if not options.is_classic:
             self._set_platforms(platform)
         self._count = len(_froms(listing))
@@ -290,10 +297,13 @@ class _Reading:
         }
         self._values |= {
             **unknown,
+            _STAGE: _UnknownVariableError(f"it depends on {_STAGE}, which not all builders set"),
             **_platform_values("TARGET", platform),
             **_platform_values("BUILD", self._options.build_platform),
         }
-        for name in unknown.keys() & self._options.arguments.keys():
+        for name in (*unknown, _STAGE):
+            if name not in self._options.arguments:
+                continue
             self._values[name] = self._options.arguments[name]
 
     def _lookup(self, name: str) -> str | None:
@@ -304,16 +314,34 @@ class _Reading:
             raise _UnknownVariableError(f"it depends on the build argument {name}")
         return value
 
+    def _lookup_emptied(self, name: str) -> str | None:
+        return "" if name in self._emptied else self._lookup(name)
+
+    def _expanded(self, word: str) -> str:
+        """Fill in the variables of *word*, if all builders would do it alike."""
+        lookups = (self._lookup, self._lookup_emptied)
+        found = {expand(word, lookup, self._listing.escape) for lookup in lookups}
+        if len(found) > 1:
+            raise _UnknownVariableError("it depends on an ARG without a value, read in two ways")
+        return found.pop()
+
     def _declare(self, instruction: Instruction) -> None:
         for word in parse_words(instruction.arguments, self._listing.escape):
             name, has_default, default = word.text.partition("=")
+            self._emptied.discard(name)
             if name in self._options.arguments:
                 self._values[name] = self._options.arguments[name]
+            elif name.upper() in _UNASKED:
+                self._values[name] = _UnknownVariableError(
+                    f"it depends on {name}, which Docker may set by itself"
+                )
             elif has_default:
                 try:
-                    self._values[name] = expand(default, self._lookup, self._listing.escape)
+                    self._values[name] = self._expanded(default)
                 except (FormatError, _UnknownVariableError) as error:  # counts where it is used
                     self._values[name] = error
+            else:
+                self._emptied.add(name)
 
     # --- images ---
 
@@ -322,7 +350,7 @@ class _Reading:
         word = instruction.arguments.split()[0]
         self._base, fault = None, ""
         try:
-            image = expand(word.text, self._lookup, self._listing.escape)
+            image = self._expanded(word.text)
             if not image:
                 raise FormatError(f"expected the name of an image, got {word.text[:100]!r}")
         except _UnknownVariableError as error:
@@ -390,13 +418,17 @@ def _stage_name(instruction: Instruction) -> str:
 
 def _mount_sources(mount: Passage) -> list[Passage]:
     """The value of `from` in the value of a `--mount`, if it has one; the last one counts."""
-    found = []
-    for match in _MOUNT_FIELD.finditer(mount.text):
+    found, at = [], 0
+    while at <= len(mount.text):
+        match = _MOUNT_FIELD.match(mount.text, at)
+        if match is None:
+            raise FormatError(f"mount: expected comma-separated values, got {mount.text[:100]!r}")
         kind = "plain" if match["quoted"] is None else "quoted"
         key, equals, value = match[kind].partition("=")
         if key.lower() == "from" and equals and value:
             begin = match.start(kind) + len(key) + len(equals)
             found.append(mount.part(begin, match.end(kind)))
+        at = match.end() + 1
     return found[-1:]
 
 

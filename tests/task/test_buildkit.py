@@ -104,6 +104,18 @@ def test_who_must_sign_first_is_refused_where_only_the_engine_can_push(
     assert signable.pushed() == {}
 
 
+@pytest.mark.parametrize("output", ["type=registry", "type=image,push=true"])
+def test_arguments_that_move_tags_before_they_are_signed_are_refused(
+    building: Job, key: SigningKey, output: str
+) -> None:
+    sentence = failed(building.run(building.step(key, arguments=f"--output={output}")))
+    assert sentence == (
+        f"arguments: --output {output} moves tags before they are signed. Nothing was pushed or "
+        "signed. Leave it out: the step pushes by itself, and signs before tags move."
+    )
+    assert building.pushed() == {}
+
+
 def test_a_builder_that_does_not_exist_ends_the_step_before_the_build(
     building: Job, key: SigningKey
 ) -> None:

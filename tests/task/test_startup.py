@@ -76,6 +76,13 @@ def test_a_worker_that_returns_zero_has_done_its_part(worker: Worker) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (87, "ran\n", "")
 
 
+def test_a_worker_that_is_done_is_not_taken_down_piece_by_piece(worker: Worker) -> None:
+    """A thread may still be inside of OpenSSL: it would end the process by SIGSEGV."""
+    worker.does("import atexit; atexit.register(print, 'taken down'); print('ran'); return 0")
+    done = worker.run()
+    assert (done.returncode, done.stdout) == (87, "ran\n")
+
+
 @pytest.mark.parametrize("body", ["return 2", "return 86", "raise SystemExit(127)"])
 def test_no_exit_code_of_a_worker_can_be_taken_for_an_unfit_python(
     worker: Worker, body: str

@@ -24,6 +24,7 @@ from signimage.buildx import (
     read_arguments,
     read_builder,
     read_metadata,
+    without_push,
 )
 from signimage.dockerbuild import BuildRequest
 from signimage.errors import EngineError, FormatError, InputError, SignImageError
@@ -153,6 +154,26 @@ METADATA = {
 )  # fmt: skip
 def test_arguments_are_sorted_by_what_becomes_of_them(words: str, expected: BuildArguments) -> None:
     assert read_arguments(words.split()) == expected
+
+
+@pytest.mark.parametrize(
+    "output",
+    ["type=registry", "type=image,push=true", 'type=image,"name=a,b",push=1', "push=,type=image"],
+)
+def test_an_output_to_a_registry_is_known_as_such(output: str) -> None:
+    assert read_arguments(["-o", output, "--output=type=local,dest=x"]).pushing == output
+
+
+@pytest.mark.parametrize(
+    "output", ["x", "type=local,dest=push=true", "type=image,push=false", "type=docker", ""]
+)
+def test_an_output_to_anywhere_else_pushes_nothing(output: str) -> None:
+    assert read_arguments(["--output", output]).pushing == ""
+
+
+def test_what_pushes_is_taken_out_and_nothing_else() -> None:
+    words = ("--push", "-t", "a:1", "--label", "--push", "--push=true", "--load")
+    assert without_push(words) == ("-t", "a:1", "--label", "--push", "--load")
 
 
 WORDS = st.one_of(

@@ -343,3 +343,71 @@ def test_any_text_is_read_or_refused(text: str) -> None:
             continue
         assert all(bool(use.image) != bool(use.fault) for use in stages.uses)
         assert pinned(stages, {}) == text
+
+
+# --- What builders do not agree on ---
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'FROM a\nRUN --mount=from=b,target=/t,\\"id=x\\"\\",from=a,y\\" ls',
+        'FROM c AS s\nFROM a\nRUN --mount=from=b,\\"id=x\\"\\",from=s,y\\" ls',
+    ],
+)
+def test_quotes_in_the_values_of_a_mount_hide_no_image(text: str) -> None:
+    assert "b" in images(text)
+
+
+def test_a_mount_that_is_no_list_of_values_is_refused() -> None:
+    with pytest.raises(FormatError, match="line 2: mount: expected comma-separated values, got"):
+        images('FROM a\nRUN --mount=from=b,id=\\"x ls')
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("ARG X=a\nARG X\nFROM ${X:-b}", "an ARG without a value"),
+        ("ARG X\nFROM r/${X-a}${X+b}", "an ARG without a value"),
+        ("ARG X\nARG Y=${X+b}\nFROM r/${Y:-a}", "an ARG without a value"),
+        ("ARG HTTP_PROXY\nFROM r/${HTTP_PROXY:+b}${Z-a}", "Docker may set by itself"),
+        ("ARG https_proxy=\nFROM r/${https_proxy:+b}${Z-a}", "Docker may set by itself"),
+        ("ARG SOURCE_DATE_EPOCH\nFROM r/${SOURCE_DATE_EPOCH:+b}a", "Docker may set by itself"),
+        ("FROM r/${TARGETSTAGE+b}${X-a}", "TARGETSTAGE, which not all builders set"),
+    ],
+)
+def test_a_name_that_builders_read_in_two_ways_is_not_known(text: str, why: str) -> None:
+    (use,) = read_stages(text, BuildOptions()).uses
+    assert use.image == ""
+    assert why in use.fault
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("ARG X\nFROM a:${X:-1}", ["a:1"]),
+        ("ARG X\nARG X=2\nFROM a:${X-1}", ["a:2"]),
+        ("ARG HTTP_PROXY\nFROM a", ["a"]),
+    ],
+)
+def test_what_all_builders_read_alike_is_known(text: str, found: list[str]) -> None:
+    assert images(text) == found
+
+
+def test_a_value_that_the_arguments_give_is_known() -> None:
+    given_ = BuildOptions(arguments={"HTTP_PROXY": "b", "TARGETSTAGE": "c", "X": "d"})
+    text = "ARG HTTP_PROXY\nARG X\nFROM r/${HTTP_PROXY}${TARGETSTAGE}${X-a}"
+    assert images(text, given_) == ["r/bcd"]
+
+
+@pytest.mark.parametrize("before", ["RUN", "ONBUILD RUN"])
+def test_a_heredoc_that_only_some_builders_see_hides_no_image(before: str) -> None:
+    with pytest.raises(FormatError, match="expected its name right after <<, got a blank"):
+        images(f'FROM a\n{before} cat << "USER root"\nFROM b\nUSER root')
+
+
+def test_a_directive_behind_a_shebang_is_refused() -> None:
+    """BuildKit looks for the reader of the file behind `#!`, and for nothing else."""
+    with pytest.raises(FormatError, match="line 2: expected no directive syntax after #!, got one"):
+        images("#!/usr/bin/x\n# syntax=evil\nFROM a")
+    assert images("#!/usr/bin/x\n# words\n# syntax=none\nFROM a") == ["a"]
