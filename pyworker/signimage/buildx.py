@@ -43,7 +43,7 @@ _SWITCHES = frozenset(
     ).split()
 )
 _SHORT_SWITCHES = "Dhq"
-_LONG_NAMES = {"-o": "--output", "-t": "--tag"}
+_LONG_NAMES = {"-f": "--file", "-o": "--output", "-t": "--tag"}
 _DECIDES = ("--output", "--load")
 _OURS = ("--push", "--tag", "--metadata-file")
 # buildx itself takes this label of a worker for the sign of containerd's image store.
@@ -75,6 +75,7 @@ class BuildArguments:
     `kept` go on to the builder; `names` were given by `--tag` and are left out, because images
     get their names when they are signed. `deciding` is the flag that says itself where the image
     goes, empty if none does; `pushing` is the `--output` that brings it to a registry, with tags.
+    `file` is another Dockerfile than the one of the request.
     """
 
     kept: tuple[str, ...]
@@ -84,6 +85,7 @@ class BuildArguments:
     metadata_file: str = ""
     deciding: str = ""
     pushing: str = ""
+    file: str = ""
 
 
 # --- arguments ------------------------------------------------------------------------------
@@ -111,6 +113,7 @@ def read_arguments(arguments: Sequence[str]) -> BuildArguments:
         metadata_file=last.get("--metadata-file", ""),
         deciding=next((flag for flag in _DECIDES if flag in last), ""),
         pushing=pushing,
+        file=last.get("--file", ""),
     )
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from signimage.azure import pipeline_labels
+from signimage.buildx import read_arguments
 from signimage.dockerbuild import BuildRequest
 from signimage.dockerconfig import private_config
 from signimage.dockerfile import (
@@ -20,11 +21,12 @@ from signimage.dockerfile import (
     write_dockerfile,
 )
 from signimage.engine import Docker, split_arguments
+from signimage.errors import InputError
 from signimage.inputs import Command
 from signimage.notary import TrustServer
 from signimage.oci import Digest, Reference, Repository
 from signimage.outputs import public_variables
-from signimage.pinning import NO_PINS
+from signimage.pinning import NO_PINS, RootPins
 from signimage.registry import Registry
 from signimage.sources import ArchivedImage, BuiltImage, EngineImages
 from signimage.step import PERCENT, Step, below_root
@@ -95,6 +97,11 @@ def _pinned(step: Step, request: BuildRequest, builder: "Builder | None") -> Bui
     """The request on base images that are trusted, as far as the inputs ask for that."""
     if step.inputs.base_images == "off":
         return request
+    if file := read_arguments(request.arguments).file:  # it would be built, and not be looked at
+        raise InputError(
+            f"arguments: expected the input Dockerfile to say what is built, got --file {file}",
+            hint="Set the input Dockerfile instead, so that its base images are looked at",
+        )
     # Most builds ask for none of it, and it takes some 30 ms to import.
     from signimage.bases import BasePolicy, trusted_bases  # noqa: PLC0415 -- the same
     from signimage.stages import build_options, read_stages  # noqa: PLC0415 -- the same
@@ -123,7 +130,8 @@ def _trust_of(step: Step, base: Repository) -> TrustServer:
     inputs = step.inputs
     is_ours = base.host == inputs.repository.host
     url = inputs.trust_server if is_ours else default_trust_server(base.host)
-    return TrustServer(step.trust_api(base, url, "pull"), pins=NO_PINS)
+    pins = RootPins(inputs.root_keys) if base == inputs.repository else NO_PINS
+    return TrustServer(step.trust_api(base, url, "pull"), pins=pins)
 
 
 def _digest_of(step: Step, base: Reference) -> Digest:

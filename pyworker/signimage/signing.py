@@ -27,6 +27,7 @@ from signimage.errors import (
     HashMismatchError,
     InputError,
     NotASignerError,
+    NotSignedError,
     SignImageError,
     UnavailableError,
 )
@@ -152,9 +153,12 @@ def push_and_sign(
     manifests = early.delivered()
     for digest, tags in _by_digest(manifests).items():
         progress.done(f"{order.repository} has {digest}, to be {', '.join(tags)}")
-    progress.step("Sign")
     try:
+        progress.step("Sign")
         sign(order, manifests, registry, trust_server, progress)
+    except Canceled as canceled:
+        canceled.state = early.when_canceled()
+        raise
     except SignImageError as error:
         error.state = f"{early.after(error)}. {error.state}".removesuffix(". ")
         raise
@@ -211,6 +215,13 @@ class _EarlyTags:
         except SignImageError:
             return self._unsigned(tuple(self._before), "has")
 
+    def when_canceled(self) -> str:
+        """Tell which tags a cancel leaves as they are, as a signature may have arrived."""
+        if not self._before:
+            return ""
+        tags = ", ".join(self._before)
+        return f"{self._repository} has the tags {tags}, UNSIGNED unless that arrived already"
+
     def _put_back_what_moved(self) -> str:
         for tag, before in self._before.items():
             found = self._registry.find(tag)
@@ -243,7 +254,8 @@ def _tagged(
     Each move is followed by a look. So whoever moves a tag last has seen what was signed last, or
     will be followed by whoever signed it: however many there are, all agree in the end.
     """
-    signed = f"{', '.join(manifests)} of {order.repository} are signed"
+    names = f"{', '.join(manifests)} of {order.repository}"
+    signed = f"{names} are signed"
     wanted, moving = dict(manifests), dict(manifests)
     try:
         while moving:
@@ -255,6 +267,9 @@ def _tagged(
                 for tag, digest in found.digests.items()
                 if digest != wanted[tag].descriptor.digest
             }
+    except NotSignedError as error:
+        error.state = f"{names} were signed and moved; somebody took a signature back since"
+        raise
     except SignImageError as error:
         error.state = f"{signed}. {error.state}".removesuffix(". ")
         raise

@@ -13,8 +13,10 @@ from peers.shop import Shop, opened_shop
 from peers.stack import Stack
 from peers.workstation import Workstation
 from signimage.administration import remove_signer
+from signimage.cancellation import Canceled
 from signimage.errors import HashMismatchError, InputError, NotASignerError, NotSignedError
 from signimage.oci import Descriptor, Digest, Manifest
+from signimage.releases import revoke
 from signimage.signing import sign_pushed
 
 MANIFEST_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -80,6 +82,32 @@ def test_a_new_tag_that_cannot_be_removed_is_said_to_be_unsigned(shop: Shop) -> 
     assert list(shop.tags()) == ["1.0"]
     with pytest.raises(NotSignedError, match=r":1\.0 is not signed"):
         shop.signed("1.0")
+
+
+def test_a_cancel_while_signing_names_the_tags_that_moved_before(shop: Shop) -> None:
+    """There is no time to find out whether the signature arrived."""
+
+    def cancel() -> None:
+        raise Canceled
+
+    shop.events["Sign"] = cancel
+    with pytest.raises(Canceled) as caught:
+        shop.signs(shop.order("1.0", "latest"), shop.built("1.0", "latest"))
+    assert caught.value.state == (
+        f"{shop.repository} has the tags 1.0, UNSIGNED unless that arrived already"
+    )
+    shop.events["Sign"] = cancel
+    with pytest.raises(Canceled) as caught:
+        shop.signs(shop.order("2.0"), shop.archived("2.0"))
+    assert caught.value.state == ""
+
+
+def test_a_signature_that_is_taken_back_before_the_tags_move_is_no_signature(shop: Shop) -> None:
+    at = shop.workstation
+    shop.events["Tag"] = lambda: revoke(at.server(cache=False), at.store, at.passphrases, "1.0")
+    with pytest.raises(NotSignedError, match=r":1\.0 is not signed") as caught:
+        shop.signs(shop.order("1.0"), shop.archived("1.0"))
+    assert caught.value.state.endswith("somebody took a signature back since")
 
 
 def test_a_tag_that_somebody_else_moved_meanwhile_is_left_alone(shop: Shop) -> None:

@@ -190,3 +190,16 @@ def test_a_base_without_a_signature_is_refused_where_it_must_have_one(
     assert f"base image {building.gun}:absent (line 1) is not signed" in sentence
     reported = building.run(replace(step, inputs={**step.inputs, "baseImages": "verify"}))
     assert any("is not signed" in warning for warning in reported.warnings)
+
+
+@pytest.mark.parametrize("words", ["--file=Other", "-f Other", "-qfOther"])
+def test_another_dockerfile_than_the_one_that_is_looked_at_is_refused(
+    building: Job, key: SigningKey, based: str, words: str
+) -> None:
+    """Docker builds the last one that it is told of."""
+    (building.agent.sources / "Other").write_text(f"FROM {building.gun}:moved\n", "utf-8")
+    step = building.step(key, baseImages="require", arguments=f"--builder {FAR} {words}")
+    sentence = failed(building.run(step))
+    assert "arguments: expected the input Dockerfile to say what is built, got --file" in sentence
+    assert building.pushed()["base"] != based
+    assert "1.0" not in building.pushed()

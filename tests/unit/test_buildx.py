@@ -148,7 +148,7 @@ METADATA = {
         ("-o=x", BuildArguments(("-o=x",), deciding="--output")),
         ("--output x", BuildArguments(("--output", "x"), deciding="--output")),
         ("--provenance=max --sbom=true", BuildArguments(("--provenance=max", "--sbom=true"))),
-        ("-f x --tag", BuildArguments(("-f", "x"), names=("",))),
+        ("-f x --tag", BuildArguments(("-f", "x"), names=("",), file="x")),
         ("- .", BuildArguments(("-", "."))),
     ],
 )  # fmt: skip
