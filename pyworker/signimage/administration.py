@@ -29,7 +29,7 @@ from signimage.filemeta import FileMeta
 from signimage.keys import P256, PrivateKey, PublicKey, certificate, root_certificate
 from signimage.keystore import ROOT as ROOT_KEY
 from signimage.keystore import KeyStore, Passphrases
-from signimage.lookup import signers, signers_of
+from signimage.lookup import orphans_releases, signers, signers_of
 from signimage.metadata import (
     RELEASES,
     ROOT,
@@ -172,14 +172,34 @@ def add_signer(
         again: Allow a name that a removed signer had; with the same key, what that one signed
             counts again.
 
+    Where every signer was removed before, `targets/releases` is begun anew with a key of *name*:
+    what the trust server still holds of it, nobody who is left has signed.
+
     Raises:
-        InputError: The repository key is not in *store*, or a certificate has expired.
+        InputError: The repository key is not in *store*, or a certificate has expired; or the
+            releases must be begun anew, and no key of *name* is in *store*.
         SignImageError: The change could not be published.
     """
     plan = signer_plan(name, keys, again=again)
     check_not_expired(keys, server.clock())
-    owner = keys_at_hand(server.refresh(), store, passphrases, TARGETS)
-    return server.publish(plan, owner).repository
+    repository = server.refresh()
+    owner = keys_at_hand(repository, store, passphrases, TARGETS)
+    if not orphans_releases(repository):
+        return server.publish(plan, owner).repository
+    held = [key.canonical_id for key in keys if store.find(key.canonical_id)][:1]
+    if not held and not again:
+        raise InputError(
+            f"signer {name} would be the only one of {server.gun}, and those who signed "
+            f"{RELEASES} are gone: no consumer would get anything",
+            hint=f"Add {name} where its private key is as well, or with --again, and then where "
+            f"that key is run: signimage witness --drop {server.gun} {RELEASES}",
+        )
+    beginners = {key_id: store.load(key_id, passphrases) for key_id in held}
+    after = server.publish(plan, owner).repository
+    if beginners and after.rejection(RELEASES):
+        anew = witness_plan((RELEASES,), Recovery.DROP)
+        after = server.publish(anew, owner | beginners).repository
+    return after
 
 
 def remove_signer(

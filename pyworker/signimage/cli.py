@@ -28,6 +28,7 @@ from signimage.manual import Command
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name may be none of this encoding
@@ -71,6 +72,16 @@ def _run(argv: Sequence[str] | None) -> int:
             raise
         console.error(f"{error.filename}: {error.strerror}.")
         return EXIT_INPUT
+
+
+def _open_streams() -> None:
+    """Let what is said go nowhere, where whoever started the program closed the way.
+
+    Opened in this order they get the numbers that no other file must have.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _drop_output() -> None:

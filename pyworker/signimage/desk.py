@@ -6,7 +6,9 @@ the keys. Options of a command come before all of these.
 """
 
 import argparse
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import final
 
@@ -26,6 +28,7 @@ from signimage.transport import Transport, TransportSettings
 from signimage.trustapi import TrustApi, default_trust_server, gets_login
 from signimage.trustcache import TrustCache
 
+_KEY_ID = re.compile("[0-9a-fA-F]{64}")
 _MAX_PEM = 256 * 1024  # bytes, of a public key or of certificates
 
 # Where the engine looks for the authorities of private registries, below a folder for each host;
@@ -80,7 +83,7 @@ class Desk:
         return TrustServer(
             TrustApi(transport, url, repository.gun, authorizer),
             pins=RootPins(
-                key_ids=frozenset(self._arguments.root_key),
+                key_ids=frozenset(map(_key_id, self._arguments.root_key)),
                 authorities=self._root_authorities(),
                 first_use=not self._arguments.no_first_use,
             ),
@@ -117,7 +120,8 @@ class Desk:
         if not self._arguments.root_ca:
             return ()
         file = Path(self._arguments.root_ca)
-        return parse_bundle(read_pem(file), what=str(file))
+        with wrong_files():
+            return parse_bundle(read_pem(file), what=str(file))
 
     def _engine_folders(self) -> tuple[Path, Path]:
         environment = self._environment
@@ -135,6 +139,19 @@ class Desk:
         return self._transports[files]
 
 
+@contextmanager
+def wrong_files() -> Iterator[None]:
+    """Read what somebody named on the command line: what is wrong with it is theirs to mend.
+
+    Raises:
+        InputError: It has not the form that its kind requires.
+    """
+    try:
+        yield
+    except FormatError as error:
+        raise InputError(str(error), hint=error.hint) from error
+
+
 def read_pem(file: Path) -> bytes:
     """Read a file that somebody named on the command line: a key, or certificates.
 
@@ -150,6 +167,13 @@ def read_pem(file: Path) -> bytes:
     if len(data) > _MAX_PEM:
         raise FormatError(f"{file}: expected at most {_MAX_PEM} bytes, got more")
     return data
+
+
+def _key_id(text: str) -> str:
+    """Check a root key ID of the command line, which no server has anything to do with."""
+    if not _KEY_ID.fullmatch(text):
+        raise InputError(f"--root-key: expected 64 hexadecimal digits, got {text[:80]!r}")
+    return text.lower()
 
 
 def _docker_config(environment: Mapping[str, str]) -> Path:

@@ -4,7 +4,7 @@ import argparse
 from typing import Any, final
 
 from signimage.administration import full_inspection, inspection, keys_at_hand
-from signimage.arguments import EXIT_DONE, REPOSITORY_PASSPHRASE, offline, remote
+from signimage.arguments import EXIT_DONE, EXIT_FAILED, REPOSITORY_PASSPHRASE, offline, remote
 from signimage.console import Console
 from signimage.desk import Desk
 from signimage.errors import InputError, NotInitializedError, SignImageError
@@ -222,20 +222,20 @@ class _Told:
 
 
 def _verify(arguments: argparse.Namespace, desk: Desk) -> int:
-    reference = Reference.parse(arguments.image)
-    if not reference.tag and reference.digest is None:
-        raise InputError(f"{arguments.image}: expected a tag or a digest to verify, got neither")
+    image = arguments.image
     try:
+        reference = Reference.parse(image)
+        image = str(reference)
         found = _verified(arguments, desk, reference)
     except SignImageError as error:
-        verdict = {"image": str(reference), "verified": False}
+        verdict = {"image": image, "verified": False}
         desk.console.tell({**verdict, "code": error.code, "reason": error.sentence}, "")
         raise
     digest = found.images[0]
     _warn(desk, found.warnings)
     desk.console.tell(
-        {"image": str(reference), "verified": True, **_described(found)},
-        f"{reference} is signed: {digest} by {', '.join(found.signers) or 'the repository key'}",
+        {"image": image, "verified": True, **_described(found)},
+        f"{image} is signed: {digest} by {', '.join(found.signers) or 'the repository key'}",
     )
     return EXIT_DONE
 
@@ -246,6 +246,8 @@ def _verified(arguments: argparse.Namespace, desk: Desk, reference: Reference) -
     Raises:
         SignImageError: It does not pass, or that could not be found out.
     """
+    if not reference.tag and reference.digest is None:
+        raise InputError(f"{arguments.image}: expected a tag or a digest to verify, got neither")
     repository = desk.server(reference.repository).refresh(offline=arguments.offline)
     needed = tuple(dict.fromkeys(arguments.signer))
     if reference.tag:
@@ -365,7 +367,7 @@ def _revoke(arguments: argparse.Namespace, desk: Desk) -> int:
     question = f"Take all signatures in {reference.repository} back?"
     if arguments.all and not arguments.yes and not desk.console.confirm(question):
         desk.console.note("Nothing was changed")
-        return EXIT_DONE
+        return EXIT_FAILED
     server = desk.server(reference.repository, actions=_WRITE)
     at = (server, desk.store, desk.passphrases)
     if arguments.all:

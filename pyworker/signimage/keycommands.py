@@ -24,7 +24,7 @@ from signimage.custody import (
     public_file,
     rights,
 )
-from signimage.desk import Desk
+from signimage.desk import Desk, wrong_files
 from signimage.errors import InputError, SignImageError
 from signimage.keys import KINDS, P256
 from signimage.keystore import Entry, write_new
@@ -206,7 +206,8 @@ def _generate(arguments: argparse.Namespace, desk: Desk) -> int:
 def _import(arguments: argparse.Namespace, desk: Desk) -> int:
     role = arguments.name or arguments.role or ""
     gun = Repository.parse(arguments.gun).gun if arguments.gun else ""
-    found = list(keys_in(Path(arguments.file)))
+    with wrong_files():
+        found = list(keys_in(Path(arguments.file)))
     if len(found) > 1 and (role or gun):
         raise InputError(
             f"{arguments.file}: expected one key for --name, --role or --gun, got {len(found)}",
@@ -215,7 +216,8 @@ def _import(arguments: argparse.Namespace, desk: Desk) -> int:
     done, failed = [], []
     for each in found:
         try:
-            done.append(import_key(desk.store, desk.passphrases, each, role, gun))
+            with wrong_files():
+                done.append(import_key(desk.store, desk.passphrases, each, role, gun))
         except SignImageError as error:
             if len(found) == 1:
                 raise

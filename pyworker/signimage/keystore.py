@@ -129,7 +129,7 @@ class Passphrases:
                 f"{'another one from the keyring' if kept else 'none'}",
                 hint=f"Set {variable}{self._refusal()}",
             )
-        return self._asked(file, variable, self._prompt, _ATTEMPTS)
+        return self._asked(file, variable, self._prompt, _whose(file, role))
 
     def choose(self, role: str) -> bytes:
         """Give the passphrase for a new key of this *role*, asking twice if it must be typed.
@@ -168,15 +168,22 @@ class Passphrases:
         return f"; {self._keyring.refusal}" if self._keyring and self._keyring.refusal else ""
 
     def _asked(
-        self, file: KeyFile, variable: str, prompt: Callable[[str], str], attempts: int
+        self,
+        file: KeyFile,
+        variable: str,
+        prompt: Callable[[str], str],
+        whose: str,
+        attempts: int = _ATTEMPTS,
     ) -> tuple[PrivateKey, bytes]:
-        answer = self._typed.pop(variable, b"") or _typed(prompt, f"Passphrase for {file.what}: ")
+        before = self._typed.pop(variable, b"")
+        again = "Wrong. " if attempts < _ATTEMPTS else ""
+        answer = before or _typed(prompt, f"{again}Passphrase for {file.what}{whose}: ")
         try:
             key = file.decrypt(answer)
         except PassphraseError:
             if attempts == 1:
                 raise
-            return self._asked(file, variable, prompt, attempts - 1)
+            return self._asked(file, variable, prompt, whose, attempts - (not before))
         self._typed[variable] = answer
         return key, answer
 
@@ -355,6 +362,13 @@ def terminal() -> Callable[[str], str] | None:
     """Give a prompt that reads without echo, or `None` where nobody can answer it."""
     interactive = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
     return getpass.getpass if interactive else None
+
+
+def _whose(file: KeyFile, role: str) -> str:
+    """Say whose key it is, as nobody knows keys by their IDs; the file may say anything."""
+    text = " of ".join(filter(None, (file.role or role, file.gun)))[:300]
+    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+    return f" ({shown})" if shown else ""
 
 
 def _variable(role: str) -> str:

@@ -155,3 +155,9 @@ def _not_a_signer(repository: TrustedRepository, key_ids: Collection[str]) -> No
         f"key {either(key_ids)} is not a signer of {gun}; {have}",
         hint=f"Its owner can add the key with: signimage signer add --key FILE.pub NAME {gun}",
     )
+
+
+def orphans_releases(repository: TrustedRepository) -> bool:
+    """Whether the trust server holds releases of signers who were all removed."""
+    delegated = {entry.name for entry in repository.targets().delegations}
+    return RELEASES in repository.snapshot.body.meta and RELEASES not in delegated

@@ -243,10 +243,6 @@ class TrustServer:
         """Lower floors to what they were before an update of ours that the server undid."""
         self._floors.update(floors)
 
-    def remember(self, files: Mapping[str, bytes]) -> None:
-        """Keep *files* that were sent: where the server names them, they need not be fetched."""
-        self._files.update({FileMeta.of(data).sha256: data for data in files.values()})
-
     # --- First publication ---
 
     def check_write(self) -> None:

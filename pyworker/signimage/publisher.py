@@ -86,9 +86,6 @@ class Server(Protocol):
     def recent(self) -> TrustedRepository | None:
         """What the last look showed, if that was a moment ago."""
 
-    def remember(self, files: Mapping[str, bytes]) -> None:
-        """Keep *files* that were sent: where the server names them, they need not be fetched."""
-
     def restore_floors(self, floors: Mapping[str, int]) -> None:
         """Lower floors to what they were before an update of ours that the server undid."""
 
@@ -242,7 +239,6 @@ class Attempts:
             self.server.api.post(files)
         except _OUTAGES as error:
             # It may have arrived all the same; the next refresh tells.
-            self.server.remember(files)
             self.roles, self.trouble = tuple(files), error
             self._may_be_there = True
         except ConflictError as error:
@@ -254,7 +250,6 @@ class Attempts:
             self.trouble = error
         else:
             # Where the server then loses the update, its version stays taken.
-            self.server.remember(files)
             self.roles, self._used, self.trouble = tuple(files), versions, None
             self._acknowledged += 1
             self._is_unproven = self._may_be_there = True

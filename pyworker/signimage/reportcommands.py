@@ -267,8 +267,22 @@ def _summary(chapters: Iterable[Chapter], output: str) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Put the page in the place of an older one, whole at every moment."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".signimage-") as folder:
-        new = Path(folder, "page")  # with the rights that the user's own files have
-        new.write_text(text, "utf-8", newline="\n")
-        new.replace(path)
+    """Put the page in the place of an older one, whole at every moment.
+
+    A link keeps its place, and what is no file, such as a device, is written to as it is.
+
+    Raises:
+        InputError: It cannot be written there.
+    """
+    try:
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            with path.open("w", encoding="utf-8", newline="\n") as opened:
+                opened.write(text)
+            return
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".signimage-") as folder:
+            new = Path(folder, "page")  # with the rights that the user's own files have
+            new.write_text(text, "utf-8", newline="\n")
+            new.replace(target)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error

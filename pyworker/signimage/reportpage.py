@@ -101,7 +101,7 @@ svg .date{font-size:12.5px;fill:var(--soft);font-variant-numeric:tabular-nums}
 svg .date.soon{fill:var(--soon);font-weight:600}svg .date.bad{fill:var(--bad);font-weight:600}
 .pins{padding-left:1.1rem;margin-top:.5rem}
 footer{padding-block:2.5rem 3rem;color:var(--soft);font-size:.85rem}
-@media screen and (max-width:44rem){nav li{display:block}
+@media screen and (max-width:44rem){nav li{flex-wrap:wrap;gap:0 1rem}
 body>*{padding-inline:1.1rem}header{padding-top:2rem}h1{font-size:1.5rem}
 svg.wide{display:none}svg.narrow{display:block}.facts{grid-template-columns:1fr 1fr}
 thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}

@@ -158,8 +158,7 @@ class TrustedRepository:
             raise RootPinError(
                 f"{what}: version {new.body.version} is not signed by the root key that "
                 f"version {old.version} names",
-                hint="The repository was re-created, or somebody replaced its trust data. "
-                "Ask its owner before you forget the old root",
+                hint=self._stranger_hint(),
             ) from error
         self._check_root_signed(new, new.body, what, expired=not newest)
         if newest:
@@ -186,8 +185,13 @@ class TrustedRepository:
             self._check_floor(ROOT, found.body, what)
         raise RootPinError(
             f"{what}: the trust server shows another root than the one believed before",
-            hint="The repository was re-created, or somebody replaced its trust data. "
-            "Ask its owner before you forget the old root",
+            hint=self._stranger_hint(),
+        )
+
+    def _stranger_hint(self) -> str:
+        return (
+            "The repository was re-created, or somebody replaced its trust data. Ask its owner "
+            f"before you forget the old root with: signimage repo forget {self.gun}"
         )
 
     def load_timestamp(self, data: bytes) -> None:

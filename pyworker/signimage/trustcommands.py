@@ -20,7 +20,7 @@ from signimage.arguments import (
     group,
     remote,
 )
-from signimage.desk import Desk, read_pem
+from signimage.desk import Desk, read_pem, wrong_files
 from signimage.errors import InputError, SignImageError
 from signimage.keys import PublicKey
 from signimage.lookup import invalid_roles
@@ -370,4 +370,5 @@ def _witness(arguments: argparse.Namespace, desk: Desk) -> int:
 
 
 def _public_keys(arguments: argparse.Namespace) -> list[PublicKey]:
-    return [PublicKey.from_pem(read_pem(Path(file)), what=file) for file in arguments.key]
+    with wrong_files():
+        return [PublicKey.from_pem(read_pem(Path(file)), what=file) for file in arguments.key]

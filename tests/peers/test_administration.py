@@ -245,3 +245,33 @@ def test_one_passphrase_variable_missing_is_a_sentence_and_no_change(
         assert trio.said.count("\n") == 1
         assert "Set DOCKER_CONTENT_TRUST_" in trio.said
         assert trio.at.server().refresh().floors == floors
+
+
+def test_the_first_signer_after_the_last_has_releases_begun_anew(trio: Trio) -> None:
+    """The trust server keeps what removed signers signed; nobody who is left vouches for it."""
+    trio.begin("ci")
+    trio.notary_adds("1.0")
+    trio.ours("signer", "remove", "ci", trio.gun)
+    key_id = trio.add("qa")
+    assert trio.json("signer", "remove", "qa", trio.gun)
+    again = trio.new_key("zed", "zed")
+    assert trio.ours("signer", "add", "--key", again, "zed", trio.gun)
+    assert trio.check_agreement()["SignedTags"] == []
+    trio.notary_adds("2.0")
+    assert trio.notary_lists() == ["2.0"]
+    assert key_id
+
+
+def test_a_first_signer_with_a_key_elsewhere_is_refused_before_consumers_get_nothing(
+    trio: Trio,
+) -> None:
+    trio.begin("ci")
+    trio.notary_adds("1.0")
+    trio.ours("signer", "remove", "ci", trio.gun)
+    before = trio.json("inspect", trio.gun)
+    public = trio.new_key("zed", "zed")
+    listed = trio.json("key", "list")
+    trio.hide(next(row["keyId"] for row in listed if row["role"] == "zed"))
+    trio.ours("signer", "add", "--key", public, "zed", trio.gun, code=2)
+    assert "no consumer would get anything" in trio.said
+    assert trio.json("inspect", trio.gun) == before

@@ -142,9 +142,9 @@ def test_ctrl_c_at_any_question_for_another_passphrase_changes_nothing(
 def test_another_passphrase_is_asked_for_where_it_is_not_in_the_environment(place: Place) -> None:
     key_id = place.key()
     with place.terminal("key", "passwd", key_id) as terminal:
-        terminal.expect(f"Passphrase for key file {key_id}.key: ")
+        terminal.expect(rf"Passphrase for key file {key_id}.key \(ci\): ")
         terminal.type("not this one")
-        terminal.expect(f"Passphrase for key file {key_id}.key: ")
+        terminal.expect(rf"Passphrase for key file {key_id}.key \(ci\): ")
         terminal.type(_OLD)
         terminal.expect(r"New passphrase for key [0-9a-f]{12} \(ci\): ")
         terminal.type(_NEW)
@@ -193,6 +193,10 @@ def test_scripts_change_a_passphrase_by_the_environment(place: Place) -> None:
         (("key", "passwd", "../../etc"), "key ID: expected 64 hexadecimal digits"),
         (("key", "list", "--json", "--quiet"), "not allowed with argument --json"),
         (("key", "list", "--repositories", "a/b:c:d"), "a/b:c:d"),
+        (("key", "import", "/dev/null"), "/dev/null: expected PEM text, got an empty file"),
+        (("signer", "add", "--key", "/dev/null", "ci", "a/b"), "/dev/null: expected PEM text"),
+        (("inspect", "--root-ca", "/dev/null", "a/b"), "/dev/null: expected PEM text"),
+        (("inspect", "--root-key", "1f2e", "a/b"), "--root-key: expected 64 hexadecimal digits"),
         (("completion", "powershell"), "invalid choice: 'powershell'"),
     ],
 )
@@ -272,6 +276,8 @@ def test_a_home_that_is_missing_or_no_folder_is_one_sentence(place: Place) -> No
 def test_a_full_disk_is_one_sentence_and_leaves_no_half_a_key(place: Place) -> None:
     """As large a file as a key may not be written."""
     place.environment[REPOSITORY_VARIABLE] = _NEW
+    # The interpreter would leave the beginnings of its own files, and read them ever after.
+    place.environment["PYTHONDONTWRITEBYTECODE"] = "1"
     limit = ("prlimit", "--fsize=100", "--")
     argv = [*limit, *_PROGRAM, "key", "generate", "ci"]
     done = subprocess.run(
@@ -302,6 +308,66 @@ def test_an_output_that_is_full_is_one_sentence(place: Place) -> None:
         done = place.run("key", "list", stdout=full)
     said = "signimage: standard output: No space left on device.\n"
     assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("image", ["127.0.0.1:1/a", "BAD::x"])
+def test_the_verdict_on_a_wrong_question_is_a_document_too(place: Place, image: str) -> None:
+    done = place.run("verify", "--json", image)
+    verdict = json.loads(done.stdout)
+    assert done.returncode == 2
+    assert (verdict["image"], verdict["verified"], verdict["code"]) == (image, False, "SI100")
+
+
+def test_no_is_no_success(place: Place) -> None:
+    with place.terminal("revoke", "--all", "127.0.0.1:1/app") as terminal:
+        terminal.expect(r"back\? \[y/N\] ")
+        terminal.type("n")
+        assert terminal.end() == 1
+    assert "Nothing was changed" in terminal.shown
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_reason_to_fail(place: Place, closed: str) -> None:
+    place.environment[REPOSITORY_VARIABLE] = _NEW
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *_PROGRAM, "key", "generate", "ci"],
+        env=place.environment,
+        cwd=place.home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [entry.role for entry in place.store.entries()] == ["ci"]
+
+
+def _report_of_nothing(place: Place, output: Path) -> subprocess.CompletedProcess[str]:
+    """The page of a repository whose servers are away: a page all the same."""
+    nowhere = ("--trust-server", "https://127.0.0.1:1", "--output", output)
+    return place.run("report", *nowhere, "127.0.0.1:1/app")
+
+
+def test_a_page_goes_through_links_and_pipes_and_replaces_neither(place: Place) -> None:
+    file, link, pipe = (place.home / name for name in ("page.html", "link.html", "pipe"))
+    link.symlink_to(file)
+    assert _report_of_nothing(place, link).returncode == 3
+    assert link.is_symlink()
+    assert file.read_text("utf-8").startswith("<!DOCTYPE html>")
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert _report_of_nothing(place, pipe).returncode == 3
+        assert os.read(reader, 15) == b"<!DOCTYPE html>"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("name", ["nowhere/page.html", "."])
+def test_a_page_that_cannot_be_written_names_its_own_file(place: Place, name: str) -> None:
+    done = _report_of_nothing(place, Path(name))
+    assert done.returncode == 2
+    assert f"signimage: {name} cannot be written: " in done.stderr
 
 
 def test_names_that_the_encoding_of_the_output_lacks_are_said_by_number(place: Place) -> None:

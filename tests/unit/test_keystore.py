@@ -257,7 +257,8 @@ def test_a_person_is_asked_three_times() -> None:
     file = _file("ci", b"the-passphrase")
     prompt, questions = _typing("wrong", "", " the-passphrase ")
     assert _opens(Passphrases({}, prompt), file)
-    assert questions == ["Passphrase for key file ci.key: "] * 3
+    question = "Passphrase for key file ci.key (ci): "
+    assert questions == [question, f"Wrong. {question}", f"Wrong. {question}"]
     prompt, questions = _typing("wrong", "wrong", "wrong", "the-passphrase")
     with pytest.raises(PassphraseError, match=r"wrong passphrase for key file ci\.key"):
         Passphrases({}, prompt).unlock(file)

@@ -94,7 +94,7 @@ def test_signing_fetches_once_sends_once_and_proves_it(peer: Peer) -> None:
     assert names == [
         *(ROOT, TIMESTAMP, SNAPSHOT, TARGETS, "targets/ci", RELEASES),
         "",
-        *(TIMESTAMP, SNAPSHOT),
+        *(TIMESTAMP, SNAPSHOT, "targets/ci", RELEASES),
     ]
 
 
@@ -106,13 +106,13 @@ def just_now(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("just_now")
 def test_what_a_preflight_saw_a_moment_ago_is_not_fetched_again(peer: Peer) -> None:
-    """No request but the update itself, and the two files that the server makes of it."""
+    """No request but the update itself, and what the server shows of it afterwards."""
     client = peer.client()
     client.refresh()
     before = len(peer.fetched())
     done = client.publish(signing_plan({"2.0": NEW}, [CI]), {CI: key("ci")})
     assert released(done.repository, "2.0") == NEW
-    assert peer.fetched()[before:] == ["", TIMESTAMP, SNAPSHOT]
+    assert peer.fetched()[before:] == ["", TIMESTAMP, SNAPSHOT, "targets/ci", RELEASES]
 
 
 def test_what_a_preflight_saw_long_ago_is_looked_at_again(
@@ -148,10 +148,7 @@ def test_that_nothing_is_to_be_done_is_not_believed_of_what_was_seen_before(peer
     assert (done.attempts, peer.fetched()[before:]) == (0, [TIMESTAMP])
 
 
-def test_a_file_that_was_sent_is_believed_only_under_the_hash_that_the_server_names(
-    peer: Peer,
-) -> None:
-    """What a rival made of it is fetched, and nothing of ours is taken for it."""
+def test_what_a_rival_made_of_a_file_that_was_sent_is_what_is_believed(peer: Peer) -> None:
 
     def first_ours(model: TrustServerModel, files: dict[str, bytes]) -> Reply:
         reply = model.carry_out(files)
@@ -162,7 +159,25 @@ def test_a_file_that_was_sent_is_believed_only_under_the_hash_that_the_server_na
     peer.model.fates.append(first_ours)
     done = peer.sign()
     assert released(done.repository, "rival") == NEW
-    assert peer.fetched()[-3:] == [TIMESTAMP, SNAPSHOT, RELEASES]
+    assert peer.fetched()[-4:] == [TIMESTAMP, SNAPSHOT, "targets/ci", RELEASES]
+
+
+def test_what_was_sent_must_be_shown_by_the_server(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that takes an update and does not hand it out has published nothing."""
+
+    def taken_and_kept(model: TrustServerModel, files: dict[str, bytes]) -> Reply:
+        reply = model.carry_out(files)
+        digest = FileMeta.of(files[RELEASES]).sha256.hex()
+        model.replies[f"{RELEASES}.{digest}.json"] = error(404, "METADATA_NOT_FOUND")
+        return reply
+
+    monkeypatch.setattr("signimage.publisher._PUBLISH_DEADLINE_S", 1.0)
+    monkeypatch.setattr("signimage.publisher._OUTAGE_S", 1.0)
+    peer.model.fates.append(taken_and_kept)
+    with pytest.raises(RemoteError, match=RELEASES):
+        peer.sign()
 
 
 def test_what_is_signed_already_is_not_sent_again(peer: Peer) -> None:
