@@ -8,7 +8,7 @@ file:
    wrong, and the digest of a push, which is a claim either way.
 3. The login stands in the step's private configuration, written anew for every push.
 
-Docker CLI 20.10 to 29: `version`, `build`, `image inspect`, `history`, `load`, `tag`, `push`.
+Docker CLI 20.10 to 29: `version`, `build`, `image inspect`, `history`, `push`.
 """
 
 import json
@@ -28,11 +28,9 @@ from signimage.dockerconfig import DockerConfig, child_environment, engine_addre
 from signimage.enginestream import (
     Pushed,
     Versions,
-    loaded_name,
     no_digest,
     not_built,
     not_here,
-    not_loaded,
     not_pushed,
     refused,
     unreachable,
@@ -142,20 +140,6 @@ class DockerCommand:
         options = ("--no-trunc", "--human=false", *_JSON)
         lines = self._ask("history", *options, "--", image_id).splitlines()
         return [_read_layer(_read_object(line, "history")) for line in lines if line.strip()]
-
-    def load(self, archive: Path) -> tuple[str, ...]:
-        """Have the command send a file."""
-        names: list[str] = []
-        answer = self._follow(
-            lambda line: names.append(loaded_name(line)), "load", "--quiet", f"--input={archive}"
-        )
-        if answer.status != 0:
-            raise self._error(answer, lambda said: not_loaded(str(archive), said))
-        return tuple(name for name in names if name)
-
-    def tag(self, image_id: str, repository: str, tag: str) -> None:
-        """Give an image a further name."""
-        self._ask("tag", "--", image_id, f"{repository}:{tag}")
 
     def push(
         self,

@@ -1,4 +1,4 @@
-"""The container engine: build an image, name it, push it, and hear which digest it got.
+"""The container engine: build an image, find it, push it, and hear which digest it got.
 
 The rules of this file:
 
@@ -70,16 +70,6 @@ class Engine(Protocol):
 
     def history(self, image_id: str) -> list[Layer]:
         """Return the steps that made an image, the newest first."""
-
-    def load(self, archive: Path) -> tuple[str, ...]:
-        """Bring an archive's images into the engine; gives their names or IDs.
-
-        Raises:
-            InputError: The engine does not take the file.
-        """
-
-    def tag(self, image_id: str, repository: str, tag: str) -> None:
-        """Give an image a further name."""
 
     def push(
         self,
@@ -196,24 +186,6 @@ class Docker:
             raise EngineError(f"image {reference}: expected its ID from the engine, got none")
         return image_id
 
-    def load(self, archive: Path) -> str:
-        """Bring the one image of a `docker save` archive into the engine; return its ID.
-
-        Raises:
-            InputError: The file is not such an archive, or holds another number of images.
-            EngineError: The engine does not take it.
-        """
-        try:
-            with archive.open("rb"):
-                """Whoever is to read it, we name it where it is not there."""
-            names = self._engine.load(archive)
-        except OSError as error:
-            raise InputError(f"imageArchive: {archive} cannot be read: {error.strerror}") from error
-        images = {self.find(name) for name in names}
-        if len(images) != 1:
-            raise InputError(f"imageArchive: expected one image in {archive}, got {len(images)}")
-        return images.pop()
-
     def layers(self, image_id: str) -> tuple[list[Layer], list[str]]:
         """Return the steps of an image's history, newest first, and its layers' digests.
 
@@ -223,14 +195,6 @@ class Docker:
         found = self._engine.inspect(image_id)
         steps = self._engine.history(image_id)
         return steps, list((found.get("RootFS") or {}).get("Layers") or [])
-
-    def tag(self, image_id: str, repository: str, tag: str) -> None:
-        """Give an image a further name.
-
-        Raises:
-            EngineError: The engine does not do it.
-        """
-        self._engine.tag(image_id, repository, tag)
 
     def push(
         self,

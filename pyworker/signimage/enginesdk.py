@@ -4,7 +4,7 @@ The library is imported only when it is needed: it takes longer to import than m
 to answer. It reaches engines at `unix://` and `tcp://`; the others take the command.
 
 Docker Engine API: `GET /version`, `/images/{name}/json`, `/images/{name}/history`,
-`POST /build`, `/images/load`, `/images/{name}/tag`, `/images/{name}/push`.
+`POST /build`, `/images/{name}/tag`, `/images/{name}/push`.
 """
 
 import socket
@@ -28,7 +28,6 @@ from signimage.enginestream import (
     not_built,
     not_here,
     read_build,
-    read_load,
     read_push,
     refused,
     unreachable,
@@ -139,17 +138,6 @@ class EngineSdk:
             Layer(str(step.get("CreatedBy") or ""), int(step["Created"]), int(step["Size"]))
             for step in steps
         ]
-
-    def load(self, archive: Path) -> tuple[str, ...]:
-        """Send a file."""
-        with archive.open("rb") as file, _sdk_errors(self._address):
-            lines = self._connected().load_image(file, quiet=True)  # type: ignore[no-untyped-call]  # types-docker forgot it
-            return read_load(lines, str(archive))
-
-    def tag(self, image_id: str, repository: str, tag: str) -> None:
-        """Give an image a further name."""
-        with _sdk_errors(self._address):
-            self._connected().tag(image_id, repository, tag)
 
     def push(
         self,

@@ -1,12 +1,11 @@
-"""What the Docker engine says while it builds, loads and pushes: its result, and how far it got.
+"""What the Docker engine says while it builds and pushes: its result, and how far it got.
 
 The rules of this file:
 
 1. The engine answers 200 and reports errors inside: every line is looked at.
 2. What goes wrong with an engine is said here, so that it sounds the same on every way to it.
 
-Docker Engine API: the JSON lines of `POST /build`, `/images/load` and
-`/images/{name}/push`.
+Docker Engine API: the JSON lines of `POST /build` and `/images/{name}/push`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -68,14 +67,6 @@ def not_here(reference: str) -> InputError:
     )
 
 
-def not_loaded(archive: str, said: str) -> InputError:
-    """The error for a file that the engine did not take, with these words."""
-    return InputError(
-        f"imageArchive: {archive} cannot be loaded: {said}",
-        hint="It must be an archive as docker save writes it",
-    )
-
-
 def not_pushed(said: str, name: str) -> RemoteError:
     """The error for a push of *name* that the engine gave up with these words."""
     lower = said.lower()
@@ -114,27 +105,6 @@ def read_build(lines: Iterable[Mapping[str, Any]], on_output: Output) -> str:
     if not image_id:
         raise EngineError("Docker engine: expected the ID of the built image, got none")
     return image_id
-
-
-def read_load(lines: Iterable[Mapping[str, Any]], archive: str) -> tuple[str, ...]:
-    """Follow the loading of an archive; return names and IDs of what was in it.
-
-    Raises:
-        InputError: The engine does not take the file.
-    """
-    loaded = []
-    for line in lines:
-        if "error" in line or "errorDetail" in line:
-            raise not_loaded(archive, _error_text(line))
-        text = line.get("stream")
-        if isinstance(text, str) and (name := loaded_name(text)):
-            loaded.append(name)
-    return tuple(loaded)
-
-
-def loaded_name(text: str) -> str:
-    """Return the name or ID that a line on loading tells of, "" if it tells of none."""
-    return text.partition(": ")[2].strip() if text.startswith("Loaded image") else ""
 
 
 def read_push(

@@ -5,7 +5,7 @@ Imported by the commands that bring an image into the registry, and by no other.
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from signimage.dockerfile import (
     write_dockerfile,
 )
 from signimage.engine import Docker, split_arguments
-from signimage.errors import InputError
+from signimage.errors import EngineError, InputError
 from signimage.inputs import Command
 from signimage.notary import TrustServer
 from signimage.oci import Digest, Reference, Repository
@@ -29,7 +29,7 @@ from signimage.outputs import public_variables
 from signimage.pinning import NO_PINS, RootPins
 from signimage.registry import Registry
 from signimage.sources import ArchivedImage, BuiltImage, EngineImages
-from signimage.step import PERCENT, Step, below_root
+from signimage.step import PERCENT, Step, below_root, is_debugged
 from signimage.trustapi import default_trust_server
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def engine_images(step: Step) -> Iterator[EngineImages]:
         private_config(step.folder, auths, os.environ) as config,
         Docker(os.environ, config) as engine,
     ):
+        _tell_versions(step, engine)
         parts = (
             engine,
             inputs.repository,
@@ -91,6 +92,14 @@ def engine_images(step: Step) -> Iterator[EngineImages]:
                 partial(_pinned, step),
                 step.folder,
             )
+
+
+def _tell_versions(step: Step, engine: Docker) -> None:
+    """Tell a debug log which engine it is, and who talks to it."""
+    if is_debugged(step.task):
+        with suppress(EngineError):  # the preflight reports it
+            versions = engine.versions()
+            step.task.debug(f"Engine {versions.engine or 'unknown'}, by {versions.client}")
 
 
 def _pinned(step: Step, request: BuildRequest, builder: "Builder | None") -> BuildRequest:

@@ -191,15 +191,8 @@ class _EarlyTags:
         """
         try:
             manifests = self._source.deliver(self._registry)
-        except Canceled as canceled:
-            with suppress(SignImageError):  # there is little time, and it is the agent's
-                canceled.state = self._put_back_what_moved()
-            raise
-        except SignImageError as error:
-            try:
-                error.state = self._put_back_what_moved()
-            except SignImageError:
-                error.state = self._unsigned(tuple(self._before), "may have")
+        except (Canceled, SignImageError) as ending:
+            ending.state = self._given_up()
             raise
         self._now = {tag: manifests[tag].descriptor.digest for tag in self._before}
         return manifests
@@ -221,6 +214,12 @@ class _EarlyTags:
             return ""
         tags = ", ".join(self._before)
         return f"{self._repository} has the tags {tags}, UNSIGNED unless that arrived already"
+
+    def _given_up(self) -> str:
+        try:
+            return self._put_back_what_moved()
+        except SignImageError:
+            return self._unsigned(tuple(self._before), "may have")
 
     def _put_back_what_moved(self) -> str:
         for tag, before in self._before.items():

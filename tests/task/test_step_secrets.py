@@ -158,6 +158,8 @@ def test_no_secret_leaves_the_step(
     user_settings = (home / "config.json").read_bytes()
     result = signable.run(signable.step(key, tags="1.0,latest"))
     assert (result.result, result.errors) == ("Succeeded", []), "\n".join(result.log)
+    # What is said to a debug log alone is in the log that is searched, the engine's version too.
+    assert any(", by docker" in line for line in result.raw_lines) == (debug == "true")
     secrets = _secrets(signable, key)
     _check_tidy(signable, key, result, home, shared_temp)
     assert (home / "config.json").read_bytes() == user_settings

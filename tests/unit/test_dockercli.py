@@ -125,15 +125,13 @@ def test_an_engine_that_nobody_answers_for_is_named_with_the_reason(
     docker: DockerCommand, small: SmallDocker, complaint: str, why: str
 ) -> None:
     """On every way: also a push, whose refusals by a registry may sound alike."""
-    for words in ("version", "image inspect", "history", "load", "tag", "push"):
+    for words in ("version", "image inspect", "history", "push"):
         small.tell(words, output=VERSION_20_ALONE, complaint=f"{complaint}\n", status=1)
     begin = f"Docker engine cannot be reached at {HOST}: "
     asks = (
         docker.check,
         lambda: docker.inspect("a:1"),
         lambda: docker.history(IMAGE_ID),
-        lambda: docker.load(Path("x.tar")),
-        lambda: docker.tag(IMAGE_ID, "a", "1"),
         lambda: docker.push("a", "1", None, lambda _: None),
     )
     for ask in asks:
@@ -160,38 +158,36 @@ def test_any_other_failure_is_quoted_in_one_line_without_colours_and_warnings(
         'WARNING: Plugin "/x" is not valid\n\x1b[31mError response from daemon:\x1b[0m No such '
         "image: x\r\n##vso[task.complete]\n" + "y" * 1000
     )
-    small.tell("tag", complaint=complaint, status=1)
+    small.tell("history", complaint=complaint, status=1)
     with pytest.raises(EngineError, match=r"^Docker engine refused: No such image: x ##vso") as e:
-        docker.tag(IMAGE_ID, "h/a", "1")
+        docker.history(IMAGE_ID)
     assert len(str(e.value)) < 400
     # Of an endless one the end is read.
-    small.tell("tag", complaint="y" * 1_000_000 + "\nNo such image: x\n", status=1)
+    small.tell("history", complaint="y" * 1_000_000 + "\nNo such image: x\n", status=1)
     with pytest.raises(EngineError, match=r"^Docker engine refused: …$"):
-        docker.tag(IMAGE_ID, "h/a", "1")
-    small.tell("tag", complaint="Error response from daemon: No such image: x\n", status=1)
+        docker.history(IMAGE_ID)
+    small.tell("history", complaint="Error response from daemon: No such image: x\n", status=1)
     with pytest.raises(EngineError, match=r"^Docker engine refused: No such image: x$"):
-        docker.tag(IMAGE_ID, "h/a", "1")
+        docker.history(IMAGE_ID)
 
 
 def test_a_command_that_fails_in_silence_is_told_by_its_status(
     docker: DockerCommand, small: SmallDocker
 ) -> None:
-    small.tell("tag", status=7)
+    small.tell("history", status=7)
     with pytest.raises(EngineError, match=r"^Docker engine refused: docker ended with status 7$"):
-        docker.tag(IMAGE_ID, "h/a", "1")
+        docker.history(IMAGE_ID)
 
 
 def test_names_are_never_options(docker: DockerCommand, small: SmallDocker) -> None:
-    small.tell("tag")
     small.tell("image inspect", output='{"Id": "x"}')
     small.tell("history")
     small.tell("push", complaint="x", status=1)
-    docker.tag("--a", "--b", "c")
     docker.inspect("--a")
     docker.history("--a")
     with pytest.raises(EngineError, match="failed: x"):
         docker.push("--a", "b", None, lambda _: None)
-    for word in ("tag", "image", "history", "push"):
+    for word in ("image", "history", "push"):
         (call,) = small.calls(word)
         assert call.arguments.index("--") < call.arguments.index(
             "--a:b" if word == "push" else "--a"
@@ -256,25 +252,6 @@ def test_an_image_that_is_not_there_is_an_input_error(
     small.tell("image inspect", output="\n", complaint=complaint, status=1)
     with pytest.raises(InputError, match=r"^image a/b:none is not in the engine$"):
         docker.inspect("a/b:none")
-
-
-def test_names_and_ids_of_a_loaded_archive_are_read(
-    docker: DockerCommand, small: SmallDocker
-) -> None:
-    # docker load --quiet --input FILE; both
-    small.tell("load", output=f"Loaded image: {NAME}:1\nLoaded image ID: {IMAGE_ID}\nok\n")
-    assert docker.load(Path("/x y.tar")) == (f"{NAME}:1", IMAGE_ID)
-    assert small.calls("load")[0].arguments == ["load", "--quiet", "--input=/x y.tar"]
-
-
-def test_an_archive_that_is_none_is_an_input_error(
-    docker: DockerCommand, small: SmallDocker
-) -> None:
-    complaint = "Error processing tar file(exit status 1): unexpected EOF\n"  # both
-    small.tell("load", complaint=complaint, status=1)
-    claim = r"^imageArchive: /x\.tar cannot be loaded: Error processing tar .* unexpected EOF$"
-    with pytest.raises(InputError, match=claim):
-        docker.load(Path("/x.tar"))
 
 
 # --- push -----------------------------------------------------------------------------------
@@ -482,13 +459,12 @@ def test_buildx_that_cannot_be_asked_is_not_there(tmp_path: Path) -> None:
 def test_whatever_ends_well_gives_an_answer_or_an_error_of_ours(
     docker: DockerCommand, small: SmallDocker, output: str
 ) -> None:
-    for words in ("version", "image inspect", "history", "load", "push"):
+    for words in ("version", "image inspect", "history", "push"):
         small.tell(words, output=output)
     for ask in (
         docker.check,
         lambda: docker.inspect("a"),
         lambda: docker.history("a"),
-        lambda: docker.load(Path("x")),
         lambda: docker.push("a", "1", None, lambda _: None),
     ):
         with suppress(SignImageError):

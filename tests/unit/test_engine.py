@@ -10,7 +10,7 @@ import pytest
 
 from signimage.dockerconfig import DockerConfig
 from signimage.engine import Docker, Versions
-from signimage.errors import EngineError, InputError
+from signimage.errors import EngineError
 from unit.small_docker import SmallDocker
 
 PIPE = "npipe:////./pipe/docker_engine"
@@ -89,34 +89,6 @@ def test_base_image_is_named_by_labels(docker: Docker, small: SmallDocker, tmp_p
     assert docker.base_image_labels(file) == {}
     file.write_text("FROM scratch\n")
     assert docker.base_image_labels(file) == {}
-
-
-def test_an_archive_of_one_image_with_two_names_is_one_image(
-    docker: Docker, small: SmallDocker, tmp_path: Path
-) -> None:
-    archive = tmp_path / "image.tar"
-    archive.write_bytes(b"")
-    small.tell("load", output="Loaded image: a:1\nLoaded image: a:2\n")
-    small.tell("image inspect", output=json.dumps({"Id": IMAGE_ID}))
-    assert docker.load(archive) == IMAGE_ID
-
-
-def test_an_archive_of_two_images_is_refused(
-    docker: Docker, small: SmallDocker, tmp_path: Path
-) -> None:
-    archive = tmp_path / "image.tar"
-    archive.write_bytes(b"")
-    small.tell("load", output="Loaded image: a:1\nLoaded image: b:1\n")
-    small.tell("image inspect --format {{json .}} -- a:1", output=json.dumps({"Id": IMAGE_ID}))
-    small.tell("image inspect --format {{json .}} -- b:1", output=json.dumps({"Id": DIGEST}))
-    with pytest.raises(InputError, match=r"^imageArchive: expected one image in /.*, got 2$"):
-        docker.load(archive)
-
-
-def test_an_archive_that_is_not_there_is_named(docker: Docker, tmp_path: Path) -> None:
-    claim = r"^imageArchive: /.*/no\.tar cannot be read: No such file or directory$"
-    with pytest.raises(InputError, match=claim):
-        docker.load(tmp_path / "no.tar")
 
 
 def test_layers_are_the_history_and_the_digests(docker: Docker, small: SmallDocker) -> None:

@@ -159,14 +159,6 @@ def test_push_with_a_digest_that_is_none_is_refused(docker: Docker, engine: Smal
         push(docker)
 
 
-def test_image_gets_a_further_name(docker: Docker, engine: SmallEngine) -> None:
-    docker.tag(IMAGE_ID, "reg.example.com/team/app", "1.3")
-    parts = urlsplit(engine.server.requests[-1].path)
-    assert parts.path == f"/v1.45/images/{IMAGE_ID}/tag"
-    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-    assert query == {"repo": "reg.example.com/team/app", "tag": "1.3", "force": "0"}
-
-
 def test_base_image_is_named_by_labels(docker: Docker, tmp_path: Path) -> None:
     file = tmp_path / "Dockerfile"
     file.write_text("FROM alpine:3.20\n")
@@ -243,9 +235,9 @@ def test_engine_that_cannot_be_used_is_named(config: DockerConfig, host: str) ->
 
 def test_engine_that_refuses_is_quoted(engine: SmallEngine, docker: Docker) -> None:
     docker.check()
-    engine.server.answer_with(lambda _: Reply(404, b'{"message":"No such image: x"}'))
-    with pytest.raises(EngineError, match=r"^Docker engine refused: No such image: x$"):
-        docker.tag(IMAGE_ID, "h/a", "1")
+    engine.server.answer_with(lambda _: Reply(500, b'{"message":"no space left: x"}'))
+    with pytest.raises(EngineError, match=r"^Docker engine refused: no space left: x$"):
+        docker.find("h/a:1")
 
 
 @pytest.mark.parametrize("host", ["npipe:////./pipe/docker_engine", "ssh://nobody@127.0.0.1"])
