@@ -271,8 +271,9 @@ def _entry(value: Any, what: str) -> _Entry:
 
 
 def _is_called(name: str, entry: _Entry) -> bool:
+    tag = name.rpartition("/")[2].partition(":")[2]  # all that many writers call an image
     return name == entry.descriptor.digest.text or any(
-        is_same_name(name, each) for each in entry.names
+        is_same_name(name, each) or tag == each for each in entry.names
     )
 
 

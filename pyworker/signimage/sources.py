@@ -130,10 +130,12 @@ class BuiltImage(EngineImages):
 
     def check(self) -> None:
         """Find out what builds, whether it can do what is asked for, and on which images."""
-        pushing = read_arguments(self.request.arguments).pushing
-        if self.pushes and pushing:
+        given = read_arguments(self.request.arguments)
+        if given.platforms and self.platforms:
+            raise InputError("platforms: expected them once, got them in arguments as well")
+        if self.pushes and given.pushing:
             raise InputError(
-                f"arguments: --output {readable(pushing)} moves tags before they are signed",
+                f"arguments: --output {readable(given.pushing)} moves tags before they are signed",
                 hint="Leave it out: the step pushes by itself, and signs before tags move",
             )
         self.engine.check()

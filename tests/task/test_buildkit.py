@@ -96,6 +96,13 @@ def test_several_platforms_need_buildkit(signable: Job, key: SigningKey) -> None
     assert signable.pushed() == {}
 
 
+def test_platforms_are_said_once(signable: Job, key: SigningKey) -> None:
+    arguments = "--platform=linux/arm64"
+    step = signable.step(key, platforms="linux/amd64", arguments=arguments)
+    sentence = failed(signable.run(step))
+    assert "platforms: expected them once, got them in arguments as well" in sentence
+
+
 def test_who_must_sign_first_is_refused_where_only_the_engine_can_push(
     signable: Job, key: SigningKey
 ) -> None:

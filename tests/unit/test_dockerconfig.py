@@ -197,7 +197,7 @@ CONFIG = DockerConfig(Path("/t"), {"DOCKER_CONFIG": "/t", "BUILDX_CONFIG": "/h/.
 def test_child_sees_what_it_needs_and_nothing_else() -> None:
     needed = {"PATH": "/bin", "HOME": "/h", "LC_ALL": "C", "DOCKER_HOST": "unix:///x",
               "https_proxy": "p", "NO_PROXY": "n", "XDG_RUNTIME_DIR": "/r", "BUILDX_BUILDER": "b",
-              "BUILDKIT_PROGRESS": "plain", "SSH_AUTH_SOCK": "/s"}  # fmt: skip
+              "BUILDKIT_PROGRESS": "plain", "SSH_AUTH_SOCK": "/s", "KUBECONFIG": "/k"}  # fmt: skip
     others = {"AWS_SECRET_ACCESS_KEY": "x", "SYSTEM_ACCESSTOKEN": "x", "PYTHONPATH": "x",
               "LD_PRELOAD": "x", "DOCKER_CONFIG": "/mine", "DOCKER_CONTENT_TRUST": "1",
               "BUILD_BUILDID": "7", "npm_token": "x"}  # fmt: skip

@@ -116,6 +116,15 @@ def test_an_image_is_chosen_by_its_name(layout: Layout, opened: Opened, name: st
     assert manifest.descriptor.digest.text == first["digest"]
 
 
+def test_an_image_is_chosen_by_its_tag_where_it_has_no_other_name(
+    layout: Layout, opened: Opened
+) -> None:
+    first, second = layout.image("first", **named("1.0")), layout.image("second", **named("2.0"))
+    files = layout.with_images(first, second)
+    (manifest,) = opened(files, "localhost:5000/team/app:2.0").manifests()
+    assert manifest.descriptor.digest.text == second["digest"]
+
+
 def test_an_image_is_chosen_by_its_digest(layout: Layout, opened: Opened) -> None:
     first, second = layout.image("first"), layout.image("second")
     (manifest,) = opened(layout.with_images(first, second), second["digest"]).manifests()
