@@ -3,6 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-step test-rest test-unit check lint types vsix release bench fuzz stack stack-down clean setup setup-unit
 
+SHELL := bash
 PYTHON := .venv/bin/python
 # Programs below tests/ find each other by these folders; pytest and mypy have them in pyproject.
 PROGRAM := PYTHONPATH=tests:packaging $(PYTHON)
@@ -15,13 +16,14 @@ demo: setup ## build, push and sign an image by the packaged task, and let Docke
 	@$(PROGRAM) tests/task/demo.py
 
 test: setup ## all tests, on real peers, in two halves side by side
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line test-step test-rest
+	@$(MAKE) --no-print-directory --jobs=2 test-step test-rest
 
+# Both halves write whole lines, each with its name, and fail if pytest does.
 test-step: # the packaged step; needs `setup`
-	@$(PYTHON) -m pytest tests/task
+	@set -o pipefail; $(PYTHON) -m pytest tests/task 2>&1 | sed -u 's/^/step | /'
 
 test-rest: # all other tests; needs `setup`
-	@$(PYTHON) -m pytest tests/peers tests/unit
+	@set -o pipefail; $(PYTHON) -m pytest tests/peers tests/unit 2>&1 | sed -u 's/^/rest | /'
 
 test-unit: setup-unit ## the tests that need no peers, no network and no root
 	$(PYTHON) -m pytest tests/unit
