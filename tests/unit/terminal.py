@@ -1,6 +1,6 @@
 """A program on a terminal of its own, and somebody who reads and types there.
 
-Needs `setsid` of util-linux, which makes the terminal the one that the program asks for secrets.
+Needs `env` of coreutils 8.31 and `setsid` of util-linux, which makes the terminal the one that the program asks for secrets.
 """
 
 import fcntl
@@ -31,7 +31,8 @@ class Terminal:
         self._own, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", _LINES, _COLUMNS, 0, 0))
         self._process = subprocess.Popen(
-            ["setsid", "--ctty", "--wait", *argv],
+            # Whoever runs the tests in the background ignores SIGINT, and so would all below.
+            ["env", "--default-signal=INT", "setsid", "--ctty", "--wait", *argv],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
