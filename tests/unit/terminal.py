@@ -1,6 +1,7 @@
 """A program on a terminal of its own, and somebody who reads and types there.
 
-Needs `env` of coreutils 8.31 and `setsid` of util-linux, which makes the terminal the one that the program asks for secrets.
+Needs `env` of coreutils 8.31, and `setsid` of util-linux, which makes the terminal the one that the
+program asks for secrets.
 """
 
 import fcntl
