@@ -7,7 +7,8 @@ The rules of this file:
 2. What the engine says of a digest is a claim; the registry's bytes decide (see `registry`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -20,7 +21,7 @@ from signimage.enginesdk import EngineSdk
 from signimage.enginestream import Pushed, Versions
 from signimage.errors import EngineError, InputError
 from signimage.imagedetails import Layer
-from signimage.oci import Digest, Repository
+from signimage.oci import Digest, Reference, Repository
 from signimage.programs import Output, find_program
 from signimage.transport import Credentials
 
@@ -170,8 +171,7 @@ class Docker:
             found = self._engine.inspect(image)
         except (EngineError, InputError):  # not here: the image goes without these labels
             return {}
-        digests = found.get("RepoDigests") or []
-        digest = digests[0].rpartition("@")[2] if digests else ""
+        digest = _digest_at(image, found.get("RepoDigests") or [])
         return {"image.base.ref.name": image, "image.base.digest": digest} if digest else {}
 
     def find(self, reference: str) -> str:
@@ -217,3 +217,17 @@ class Docker:
             EngineError: Anything else.
         """
         return self._engine.push(repository, tag, credentials, on_progress)
+
+
+def _digest_at(image: str, known: Iterable[str]) -> str:
+    """The digest that *image* has in its own repository; the engine may know it from others, too.
+
+    Another repository may hold the same image under another manifest.
+    """
+    wanted = Reference.parse(image).repository
+    for name in known:
+        with suppress(InputError):  # old engines have `<none>` among them
+            found = Reference.parse(name)
+            if found.repository == wanted and found.digest is not None:
+                return found.digest.text
+    return ""

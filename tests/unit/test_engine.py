@@ -80,9 +80,13 @@ def test_an_image_without_an_id_is_none(docker: Docker, small: SmallDocker) -> N
 def test_base_image_is_named_by_labels(docker: Docker, small: SmallDocker, tmp_path: Path) -> None:
     file = tmp_path / "Dockerfile"
     file.write_text("FROM alpine:3.20\n")
-    small.tell("image inspect", output=json.dumps({"RepoDigests": [f"alpine@{DIGEST}"]}))
+    elsewhere = f"localhost:5000/alpine@sha256:{'0' * 64}"
+    digests = {"RepoDigests": [f"<none>@{DIGEST}", elsewhere, f"alpine@{DIGEST}"]}
+    small.tell("image inspect", output=json.dumps(digests))
     labels = {"image.base.ref.name": "alpine:3.20", "image.base.digest": DIGEST}
     assert docker.base_image_labels(file) == labels
+    small.tell("image inspect", output=json.dumps({"RepoDigests": [elsewhere]}))
+    assert docker.base_image_labels(file) == {}
     small.tell("image inspect", output=json.dumps({"RepoDigests": None}))
     assert docker.base_image_labels(file) == {}
     small.tell("image inspect", complaint="Error: No such image: alpine:3.20", status=1)
