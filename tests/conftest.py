@@ -3,6 +3,7 @@
 And one rule: a test that was skipped has not passed, so it fails.
 """
 
+import signal
 import tempfile
 import uuid
 from collections.abc import Generator, Iterator
@@ -37,6 +38,16 @@ def buildkit() -> Iterator[BuildKit]:
     """Start a BuildKit with two builders; stop it at the end."""
     with running_buildkit() as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> None:
+    """Let each test begin with signals as Python has them.
+
+    What ends a step leaves them ignored, and so does a shell that starts the tests beside others.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture
