@@ -10,10 +10,10 @@ from signimage.desk import Desk
 from signimage.errors import InputError, NotInitializedError, SignImageError
 from signimage.history import MAX_PUBLICATIONS, Moment, history
 from signimage.oci import Digest, Reference, check_tag
-from signimage.releases import KeyedServer, gate_for, pass_gate, revoke, revoke_all, signing_key
+from signimage.releases import KeyedServer, gate_for, revoke, revoke_all, signing_key
 from signimage.signing import Order, sign_pushed
 from signimage.trust import TrustedRepository
-from signimage.verification import Gate, SignedTags, check_digest
+from signimage.verification import Gate, SignedTags, check_digest, pass_gate
 
 _WRITE = "pull,push"
 _PUBLICATIONS = 100  # to look back over, unless asked for more; up to four requests each

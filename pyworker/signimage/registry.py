@@ -19,7 +19,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from signimage.authorization import Login, TokenAuthorizer, failure
@@ -61,7 +60,6 @@ MANIFEST_TYPES = (
 )
 _HUB_API_HOST = "registry-1.docker.io"
 _WHAT = "registry"
-_Result = TypeVar("_Result")
 _MOVED = (http.client.TEMPORARY_REDIRECT, http.client.PERMANENT_REDIRECT)  # method and body stay
 _DELETED = (http.client.OK, http.client.ACCEPTED, http.client.NO_CONTENT)
 _UNDELETED = (http.client.NOT_FOUND, http.client.METHOD_NOT_ALLOWED)
@@ -186,11 +184,12 @@ class Registry:
             SignImageError: The first of what failed, whose state says which tags were moved,
                 which were not, and of which neither is known.
         """
-        put = _side_by_side(
-            {tag: partial(self.put_manifest, tag, each) for tag, each in manifests.items()}
+        put = outcomes(
+            {tag: partial(self.put_manifest, tag, each) for tag, each in manifests.items()},
+            at_once=PARALLEL,
         )
         failed = {tag: each for tag, each in put.items() if isinstance(each, Exception)}
-        found = _side_by_side({tag: partial(self.find, tag) for tag in failed})
+        found = outcomes({tag: partial(self.find, tag) for tag in failed}, at_once=PARALLEL)
         unknown, unmoved = [], []
         for tag, each in found.items():
             if isinstance(each, Exception):
@@ -223,10 +222,12 @@ class Registry:
         changed = {tag: ours for tag, ours in now.items() if _digest(before.get(tag)) != ours}
         # All are looked at before any is written: distribution up to 2.8 answers 500 to whoever
         # reads a manifest in the moment in which it is stored again.
-        found = _side_by_side({tag: partial(self.find, tag) for tag in changed})
+        found = outcomes({tag: partial(self.find, tag) for tag in changed}, at_once=PARALLEL)
         looked = {tag: each for tag, each in found.items() if not isinstance(each, Exception)}
         ours = [tag for tag, each in looked.items() if _digest(each) == changed[tag]]
-        done = _side_by_side({tag: partial(self._put_back, tag, before.get(tag)) for tag in ours})
+        done = outcomes(
+            {tag: partial(self._put_back, tag, before.get(tag)) for tag in ours}, at_once=PARALLEL
+        )
         for outcome in (*found.values(), *done.values()):
             if isinstance(outcome, Exception) and not isinstance(outcome, SignImageError):
                 raise outcome
@@ -341,25 +342,6 @@ class Registry:
         with self._lock:
             self._base = self._base or base_url(self._transport, self._repository.host)
             return self._base
-
-
-def _side_by_side(calls: Mapping[str, Callable[[], _Result]]) -> dict[str, _Result | Exception]:
-    """Make *calls*, several at once; where a cancel interrupts that, no further one is begun."""
-    canceled = threading.Event()
-
-    def unless_canceled(call: Callable[[], _Result]) -> _Result:
-        if canceled.is_set():
-            raise InterruptedError
-        return call()
-
-    try:
-        return outcomes(
-            {name: partial(unless_canceled, call) for name, call in calls.items()},
-            at_once=PARALLEL,
-        )
-    except BaseException:
-        canceled.set()
-        raise
 
 
 def _state(

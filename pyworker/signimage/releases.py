@@ -20,7 +20,7 @@ from signimage.pinning import either
 from signimage.publication import Changes, Plan, revocation_plan, whole_revocation_plan
 from signimage.publisher import Publication
 from signimage.trust import TrustedRepository, canonical_ids
-from signimage.verification import Gate, SignedTags, check_digest, verified
+from signimage.verification import Gate, check_digest, not_signed_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +36,6 @@ class Revocation:
     repository: TrustedRepository
     tags: tuple[str, ...]
     left: tuple[str, ...] = ()
-
-
-def pass_gate(gate: Gate, repository: TrustedRepository) -> SignedTags:
-    """Find out by trust data alone whether every tag of *gate* is signed as it must be.
-
-    Raises:
-        NotSignedError: A tag is not signed, or not by everybody who must have signed it.
-        HashMismatchError: Another digest is signed than must be.
-        TrustError: What is released is not to be believed.
-    """
-    found = verified(repository, gate.repository, gate.tags)
-    for tag, digest in found.digests.items():
-        name = f"{gate.repository}:{tag}"
-        check_digest(f"{name}, as it is signed", gate.digests.get(tag, digest), digest)
-        have = signers_of(repository, tag, released(repository, tag))
-        if missing := [each for each in gate.signers if each not in have]:
-            raise _not_signed_by(name, missing, have)
-    return found
 
 
 def gate_for(
@@ -73,7 +55,7 @@ def gate_for(
     if not passing:
         everyone = sorted({each for some in have.values() for each in some})
         missing = [each for each in needed if each not in everyone] or needed
-        raise _not_signed_by(f"{name}@{digest}", missing, everyone)
+        raise not_signed_by(f"{name}@{digest}", missing, everyone)
     return Gate(name, passing, dict.fromkeys(passing, digest), needed)
 
 
@@ -213,11 +195,4 @@ def _still_vouching(repository: TrustedRepository, tags: Iterable[str]) -> tuple
         if signer.role != RELEASES
         and repository.rejection(signer.role) is None
         and not wanted.isdisjoint(repository.targets(signer.role).targets)
-    )
-
-
-def _not_signed_by(name: str, missing: Iterable[str], have: Iterable[str]) -> NotSignedError:
-    return NotSignedError(
-        f"{name} is not signed by {', '.join(missing)}; it is signed by "
-        f"{', '.join(have) or 'the repository key alone'}"
     )

@@ -63,7 +63,7 @@ class SystemKeyring:
             backend.set_password(SERVICE, key_id, passphrase.decode())
         except UnicodeDecodeError as error:
             raise InputError("passphrase: expected UTF-8 for a keyring, got other bytes") from error
-        except Exception as error:
+        except Exception as error:  # whatever a back end raises
             raise _failed(backend, error) from error
 
     def forget(self, key_id: str) -> bool:
@@ -77,7 +77,7 @@ class SystemKeyring:
             if backend.get_password(SERVICE, key_id) is None:
                 return False
             backend.delete_password(SERVICE, key_id)
-        except Exception as error:
+        except Exception as error:  # whatever a back end raises
             raise _failed(backend, error) from error
         return True
 

@@ -3,7 +3,7 @@
 Believes nobody and signs nothing: every answer comes from verified trust data.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -77,16 +77,32 @@ def verify(
     """
     progress.step("Verify")
     repository = trust_server.refresh()
-    found = verified(repository, gate.repository, gate.tags)
+    found = pass_gate(gate, repository)
     for tag, digest in found.digests.items():
         name = f"{gate.repository}:{tag}"
-        check_digest(f"{name}, as it is signed", gate.digests.get(tag, digest), digest)
         signers = signers_of(repository, tag, released(repository, tag))
-        _check_signers(name, gate.signers, signers)
         # Whoever deploys by tag gets what the registry has under it.
         has = registry.resolve(tag).descriptor.digest
         check_digest(f"{name}, as the registry has it", digest, has)
         progress.done(f"{name} is {digest}, signed by {', '.join(signers) or 'the repository key'}")
+    return found
+
+
+def pass_gate(gate: Gate, repository: TrustedRepository) -> SignedTags:
+    """Find out by trust data alone whether every tag of *gate* is signed as it must be.
+
+    Raises:
+        NotSignedError: A tag is not signed, or not by everybody who must have signed it.
+        HashMismatchError: Another digest is signed than must be.
+        TrustError: What is released is not to be believed.
+    """
+    found = verified(repository, gate.repository, gate.tags)
+    for tag, digest in found.digests.items():
+        name = f"{gate.repository}:{tag}"
+        check_digest(f"{name}, as it is signed", gate.digests.get(tag, digest), digest)
+        have = signers_of(repository, tag, released(repository, tag))
+        if missing := [each for each in gate.signers if each not in have]:
+            raise not_signed_by(name, missing, have)
     return found
 
 
@@ -103,13 +119,12 @@ def check_digest(what: str, wanted: Digest, found: Digest) -> None:
         )
 
 
-def _check_signers(name: str, wanted: tuple[str, ...], found: tuple[str, ...]) -> None:
-    missing = [each for each in wanted if each not in found]
-    if missing:
-        raise NotSignedError(
-            f"{name} is not signed by {', '.join(missing)}; it is signed by "
-            f"{', '.join(found) or 'the repository key alone'}"
-        )
+def not_signed_by(name: str, missing: Iterable[str], have: Iterable[str]) -> NotSignedError:
+    """The error for *name*, which those who are *missing* have not signed."""
+    return NotSignedError(
+        f"{name} is not signed by {', '.join(missing)}; it is signed by "
+        f"{', '.join(have) or 'the repository key alone'}"
+    )
 
 
 def verified(repository: TrustedRepository, name: Repository, tags: tuple[str, ...]) -> SignedTags:

@@ -17,8 +17,8 @@ from signimage.lookup import invalid_roles, released_tags
 from signimage.metadata import RELEASES
 from signimage.oci import Digest, Repository
 from signimage.publication import revocation_plan, signing_plan
-from signimage.releases import gate_for, pass_gate, revoke, revoke_all, signing_key
-from signimage.verification import Gate
+from signimage.releases import gate_for, revoke, revoke_all, signing_key
+from signimage.verification import Gate, pass_gate
 from unit.repositories import GUN, IMAGE, GoodRepository, believe, content, key
 from unit.test_publication import CI, NEW, QA, carried_out, two_signers
 from unit.trust_server import Peer
