@@ -6,7 +6,6 @@ checks what it is asked, and can be told to answer something else.
 
 import base64
 import json
-import select
 import socket
 import ssl
 import threading
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from signimage.transport import TransportSettings
+from unit.small_proxy import relay
 from unit.small_server import Reply, Request, SmallServer
 
 TENANT = "7c6e2b0a-5b1d-4e0f-9a53-0a8d3b1f6c21"
@@ -217,17 +217,7 @@ class _Connect(BaseHTTPRequestHandler):
             self.send_response(200)
             self.end_headers()
             with suppress(OSError):  # either end may go away at any time
-                _relay(self.connection, upstream)
+                relay(self.connection, upstream)
 
     def log_message(self, *words: object) -> None:
         """Keep the test output clean."""
-
-
-def _relay(one: socket.socket, other: socket.socket) -> None:
-    ends = {one: other, other: one}
-    while True:
-        for source in select.select(list(ends), [], [])[0]:
-            content = source.recv(65_536)
-            if not content:
-                return
-            ends[source].sendall(content)

@@ -4,10 +4,11 @@ It records whom it was asked for, and with which account. A proxy that forwards 
 needs no program of its own: any small server that answers whatever it is asked is one.
 """
 
+import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from typing import final
@@ -15,6 +16,7 @@ from typing import final
 from unit.small_server import QuietServer, Reply
 
 _CHUNK = 65_536  # bytes
+_IDLE_S = 60
 
 
 @final
@@ -80,10 +82,8 @@ class _Handler(BaseHTTPRequestHandler):
         with socket.create_connection((host, int(port))) as upstream:
             self.send_response(200)
             self.end_headers()
-            back = threading.Thread(target=_copy, args=(upstream, self.connection), daemon=True)
-            back.start()
-            _copy(self.connection, upstream)
-            back.join()
+            with suppress(OSError):  # either end may go away at any time
+                relay(self.connection, upstream)
 
     def _say(self, reply: Reply) -> None:
         if reply.raw is None:
@@ -101,9 +101,21 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep the test output clean."""
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):  # either end may go away at any time
-        while chunk := source.recv(_CHUNK):
-            target.sendall(chunk)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
+def relay(one: socket.socket, other: socket.socket) -> None:
+    """Copy bytes both ways until either side is at its end, or silent for a minute.
+
+    In one thread: OpenSSL lets no two threads work on one connection.
+    """
+    ends = {one: other, other: one}
+    while ready := _ready(list(ends)):
+        for source in ready:
+            content = source.recv(_CHUNK)
+            if not content:
+                return
+            ends[source].sendall(content)
+
+
+def _ready(ends: Sequence[socket.socket]) -> Sequence[socket.socket]:
+    """Those of *ends* that can be read; select() knows nothing of what TLS has read ahead."""
+    ahead = [end for end in ends if isinstance(end, ssl.SSLSocket) and end.pending()]
+    return ahead or select.select(ends, [], [], _IDLE_S)[0]

@@ -9,7 +9,6 @@ The rules:
 """
 
 import base64
-import select
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,9 +16,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from task.cloud.server import Hop, Ledger, Reply, Request, running, send
-
-_CHUNK = 65536  # bytes
-_IDLE_S = 60
+from unit.small_proxy import relay
 
 
 class Gateway:
@@ -92,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(HTTPStatus.OK)
             self.end_headers()
             with suppress(OSError):  # either end may go away at any time
-                _relay(self.connection, upstream)
+                relay(self.connection, upstream)
 
     def do_GET(self) -> None:
         """Refuse: nothing in the cloud is asked for in the clear."""
@@ -105,17 +102,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *words: object) -> None:
         """Keep standard error for the tests."""
-
-
-def _relay(one: socket.socket, other: socket.socket) -> None:
-    """Copy bytes both ways until either side is at its end."""
-    ends = {one: other, other: one}
-    while True:
-        ready, _, _ = select.select(list(ends), [], [], _IDLE_S)
-        if not ready:
-            return
-        for source in ready:
-            content = source.recv(_CHUNK)
-            if not content:
-                return
-            ends[source].sendall(content)
