@@ -14,10 +14,11 @@ With words behind it, `python -m bench.bench start tags`, it does the parts whos
 """
 
 import json
+import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ from peers.stack import Stack
 from task.packaged import build_vsix, unpack
 
 _ROUNDS = {1: 7, 20: 3}  # by number of tags
-_ARCHIVE = 48 * 1024 * 1024  # bytes
+_NOISE = 48 * 1024**2  # bytes
+_LAYERS = 4
+_LAYER = 64 * 1024**2  # bytes
 _ARCHIVE_ROUNDS = 3
 _SIGNERS = 64
 _NOTE = (
@@ -75,11 +78,36 @@ def sign_pushed(workshop: Workshop, count: int) -> dict[str, Row]:
     return contest(contestants, rounds, workshop.recorder)
 
 
-def archives(workshop: Workshop) -> dict[str, Row]:
+def noise() -> list[bytes]:
+    """One layer that no compression makes smaller, as one of pictures and packages would be."""
+    return [os.urandom(_NOISE)]
+
+
+def programs() -> list[bytes]:
+    """Layers of what this system's own folders hold: programs, libraries, text; always new ones."""
+    files = (path for path in sorted(Path("/usr").rglob("*")) if path.is_file())
+    pieces = (path.read_bytes() for path in files if not path.is_symlink())
+    content = b"".join(_until(pieces, _LAYERS * _LAYER))
+    return [
+        os.urandom(32) + content[start : start + _LAYER]
+        for start in range(0, _LAYERS * _LAYER, _LAYER)
+    ]
+
+
+def _until(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Give of *pieces* as many as have *size* bytes together."""
+    for piece in pieces:
+        yield piece
+        size -= len(piece)
+        if size <= 0:
+            return
+
+
+def archives(workshop: Workshop, title: str, layers: Callable[[], list[bytes]]) -> dict[str, Row]:
     """Bring an archive to the registry, one for both in each round, to a place for each."""
-    ours, theirs = workshop.prepare("archive-ours"), workshop.prepare("archive-skopeo")
+    ours, theirs = workshop.prepare(f"{title}-ours"), workshop.prepare(f"{title}-skopeo")
     names = ours.references(f"r{number}-0" for number in range(_ARCHIVE_ROUNDS + 1))
-    files = [workshop.archive(name, _ARCHIVE) for name in names]
+    files = [workshop.archive(name, layers()) for name in names]
 
     def push(number: int) -> float:
         where = str(files[number])
@@ -98,7 +126,10 @@ def measured(workshop: Workshop) -> Iterator[tuple[str, Callable[[], Mapping[str
         yield f"build, push, sign: {count} tags", partial(build_push_sign, workshop, count)
     for count in _ROUNDS:
         yield f"sign what is pushed: {count} tags", partial(sign_pushed, workshop, count)
-    yield f"archive of {_ARCHIVE >> 20} MiB", partial(archives, workshop)
+    size = _NOISE >> 20
+    yield f"archive of {size} MiB of noise", partial(archives, workshop, "noise", noise)
+    size = _LAYERS * _LAYER >> 20
+    yield f"archive of {size} MiB of programs", partial(archives, workshop, "programs", programs)
     yield f"{_SIGNERS} signers at once", partial(crowd, workshop, _SIGNERS)
     yield "start", partial(starts, workshop)
     large = Large(workshop.owner, workshop.recorder, workshop.stack, workshop.folder)

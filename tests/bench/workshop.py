@@ -261,12 +261,13 @@ class Workshop:
 
     # --- Archives ---
 
-    def archive(self, name: str, size: int) -> Path:
-        """What `docker save` writes of a new image *name* with *size* bytes of noise."""
+    def archive(self, name: str, layers: Iterable[bytes]) -> Path:
+        """What `docker save` writes of a new image *name* with those further *layers*."""
         context = self.context()
-        (context / "random").write_bytes(os.urandom(size))
         with (context / "Dockerfile").open("a") as file:
-            file.write("COPY random /random\n")
+            for number, content in enumerate(layers):
+                (context / f"layer-{number}").write_bytes(content)
+                file.write(f"COPY layer-{number} /layer-{number}\n")
         self.docker("build", f"--tag={name}", str(context))
         archive = self.folder / f"archive-{self.count}.tar"
         self.docker("save", f"--output={archive}", name)
