@@ -30,6 +30,9 @@ debian_packages() {
     # What completes command lines is tried in the shells themselves.
     need zsh zsh
     need fish fish
+    # A keyring as desktops have it.
+    need dbus-daemon dbus
+    need gnome-keyring-daemon gnome-keyring
     # Debian keeps the programs of PostgreSQL's server out of PATH.
     has postgres || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
     need node nodejs

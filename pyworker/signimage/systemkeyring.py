@@ -48,7 +48,7 @@ class SystemKeyring:
         try:
             kept = backend.get_password(SERVICE, key_id)
         except Exception as error:  # noqa: BLE001 -- back ends raise what their systems do
-            self._refusal = f"the keyring {_name(backend)} gave no answer: {type(error).__name__}"
+            self._refusal = _fault(backend, error)
             return None
         return os.fsencode(kept) if kept else None
 
@@ -64,7 +64,7 @@ class SystemKeyring:
         except UnicodeDecodeError as error:
             raise InputError("passphrase: expected UTF-8 for a keyring, got other bytes") from error
         except Exception as error:  # whatever a back end raises
-            raise _failed(backend, error) from error
+            raise InputError(_fault(backend, error)) from error
 
     def forget(self, key_id: str) -> bool:
         """Forget the passphrase of a key; tells whether one was kept.
@@ -78,7 +78,7 @@ class SystemKeyring:
                 return False
             backend.delete_password(SERVICE, key_id)
         except Exception as error:  # whatever a back end raises
-            raise _failed(backend, error) from error
+            raise InputError(_fault(backend, error)) from error
         return True
 
     def _usable(self) -> Any:
@@ -138,5 +138,8 @@ def _name(backend: Any) -> str:
     return f"{type(backend).__module__}.{type(backend).__qualname__}"
 
 
-def _failed(backend: Any, error: Exception) -> InputError:
-    return InputError(f"the keyring {_name(backend)} failed: {type(error).__name__}")
+def _fault(backend: Any, error: Exception) -> str:
+    """What to say of a back end that raised *error*, whose own text may hold a secret."""
+    kind = type(error).__name__
+    fault = "is locked" if kind == "KeyringLocked" else f"failed: {kind}"
+    return f"the keyring {_name(backend)} {fault}"

@@ -1,12 +1,14 @@
 """The command line with its extra `cli`: the keyring of the system, and tables on a terminal.
 
-The wheel is installed where nothing else is, with the libraries as they are pinned. The keyrings
-are classes of ours that the library `keyring` is told to use, as it can be told by anybody.
+The wheel is installed where nothing else is, with the libraries as they are pinned. Where it is
+about how a keyring is chosen, the keyrings are classes of ours that the library `keyring` is told
+to use, as it can be told by anybody.
 """
 
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import release
 
 from signimage.keystore import NEW_VARIABLE, REPOSITORY_VARIABLE
 from task.empty_environment import EmptyEnvironment
+from task.secret_service import SecretService, session
 from unit.terminal import Terminal
 
 _OLD, _NEW = "the old passphrase", "the new passphrase"
@@ -170,6 +173,45 @@ def test_a_passphrase_that_is_kept_and_old_is_said_to_be(person: Person, key_id:
     assert "expected its passphrase, got another one from the keyring" in said
 
 
+@pytest.fixture
+def desktop(person: Person, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecretService]:
+    """What *person* is logged in to; the library `keyring` finds the keyring by itself."""
+    del person.variables["PYTHON_KEYRING_BACKEND"]
+    with session(tmp_path_factory.mktemp("bus")) as service:
+        person.variables.update(service.variables)
+        yield service
+
+
+def test_the_keyring_of_a_desktop_keeps_a_passphrase(
+    person: Person, key_id: str, desktop: SecretService
+) -> None:
+    with desktop.unlocked():
+        person.run("key", "remember", key_id, old=_OLD)
+        assert "BEGIN PUBLIC KEY" in person.run("key", "export", "--public", key_id)
+        person.run("key", "passwd", key_id, new=_NEW)
+    assert not desktop.holds(_OLD)
+    assert not desktop.holds(_NEW)
+    with desktop.unlocked():  # after the next login
+        assert "BEGIN PUBLIC KEY" in person.run("key", "export", "--public", key_id)
+        assert "is no longer in the keyring" in person.run("key", "forget", key_id)
+        assert "Set DOCKER_CONTENT" in person.run("key", "export", "--public", key_id, code=2)
+
+
+def test_a_locked_keyring_of_a_desktop_is_said_to_be_locked(
+    person: Person, key_id: str, desktop: SecretService
+) -> None:
+    with desktop.unlocked():
+        person.run("key", "remember", key_id, old=_OLD)
+    with desktop.locked():
+        said = person.run("key", "export", "--public", key_id, code=2)
+        assert f"Set {REPOSITORY_VARIABLE}; the keyring " in said
+        assert said.endswith("SecretService.Keyring is locked.\n")
+        for command in ("remember", "forget"):
+            said = person.run("key", command, key_id, code=2, old=_OLD)
+            assert said.endswith("SecretService.Keyring is locked.\n")
+        assert "BEGIN PUBLIC KEY" in person.run("key", "export", "--public", key_id, old=_OLD)
+
+
 @pytest.mark.parametrize(
     "keyring",
     [
@@ -215,7 +257,7 @@ def test_a_keyring_that_fails_is_one_sentence_without_its_words(
 ) -> None:
     person.has("Broken")
     said = person.run("key", "export", "--public", key_id, code=2)
-    assert "Broken gave no answer: RuntimeError" in said
+    assert "Broken failed: RuntimeError" in said
     said = person.run("key", "remember", key_id, code=2, old=_OLD)
     assert said.endswith("Broken failed: RuntimeError.\n")
 
