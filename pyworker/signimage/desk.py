@@ -16,6 +16,7 @@ from signimage.authorization import TokenAuthorizer
 from signimage.certificates import Certificate, parse_bundle
 from signimage.console import Console
 from signimage.credentials import StoredLogin
+from signimage.dockerconfig import user_folder
 from signimage.errors import FormatError, InputError
 from signimage.keystore import KeyStore, Passphrases, terminal
 from signimage.notary import TrustServer
@@ -55,7 +56,7 @@ class Desk:
         self._arguments = arguments
         self._transports: dict[tuple[Path, ...], Transport] = {}
         self.console = console
-        self.docker_config = _docker_config(environment)
+        self.docker_config = user_folder(environment)
         self.trust_dir = self.docker_config / "trust"
         self.store = KeyStore(self.trust_dir)
         self.keyring = None if getattr(arguments, "no_keyring", False) else SystemKeyring()
@@ -174,14 +175,3 @@ def _key_id(text: str) -> str:
     if not _KEY_ID.fullmatch(text):
         raise InputError(f"--root-key: expected 64 hexadecimal digits, got {text[:80]!r}")
     return text.lower()
-
-
-def _docker_config(environment: Mapping[str, str]) -> Path:
-    if named := environment.get("DOCKER_CONFIG"):
-        return Path(named)
-    try:
-        return Path(environment.get("HOME") or Path.home()) / ".docker"
-    except RuntimeError as error:
-        raise InputError(
-            "home folder: expected one, got none", hint="Set DOCKER_CONFIG or HOME"
-        ) from error

@@ -87,9 +87,23 @@ class EngineAddress:
 
 
 def user_folder(environ: Mapping[str, str]) -> Path:
-    """Return the `DOCKER_CONFIG` folder that Docker would use in *environ*."""
-    home = environ.get("HOME") or environ.get("USERPROFILE") or ""
-    return Path(environ.get("DOCKER_CONFIG") or Path(home, ".docker"))
+    """Return the `DOCKER_CONFIG` folder that Docker would use in *environ*.
+
+    Where no variable names a home, as in services of the system, its list of users does. Without
+    a home the folder would be one of the sources, whose settings and plugins nobody trusts.
+
+    Raises:
+        InputError: There is no home.
+    """
+    if named := environ.get("DOCKER_CONFIG"):
+        return Path(named)
+    try:
+        home = environ.get("HOME") or environ.get("USERPROFILE") or Path.home()
+    except RuntimeError as error:
+        raise InputError(
+            "home folder: expected one, got none", hint="Set DOCKER_CONFIG or HOME"
+        ) from error
+    return Path(home, ".docker")
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

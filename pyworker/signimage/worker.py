@@ -76,8 +76,7 @@ def run(task: Task) -> None:
     Raises:
         SignImageError: It was not done, or not to the end.
     """
-    configuration = user_folder(os.environ)
-    inputs = read_inputs(task, lambda: logged_in(configuration))
+    inputs = read_inputs(task, lambda: logged_in(user_folder(os.environ)))
     _tell_support(task, inputs)
     with (
         _private_folder(task) as folder,

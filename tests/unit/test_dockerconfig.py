@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import json
+import os
+import pwd
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ from signimage.dockerconfig import (
     named_variables,
     private_config,
     split_arguments,
+    user_folder,
 )
 from signimage.errors import InputError
 from signimage.transport import Credentials
@@ -55,6 +58,20 @@ def add_context(home: Path, name: str, endpoint: object, *files: str) -> Path:
     for file in files:
         (tls / file).write_text("x")
     return tls
+
+
+# --- the user's folder ----------------------------------------------------------------------
+
+
+def test_folder_of_settings_is_never_among_the_sources_where_no_variable_names_a_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".docker" / "cli-plugins").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOME", raising=False)
+    assert user_folder({}) == Path(pwd.getpwuid(os.getuid()).pw_dir, ".docker")
+    with private_config(tmp_path, AUTHS, {}) as config:
+        assert str(tmp_path / ".docker") not in (config.folder / "config.json").read_text()
 
 
 # --- private configuration ------------------------------------------------------------------
