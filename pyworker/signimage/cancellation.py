@@ -54,7 +54,9 @@ def undisturbed() -> Iterator[None]:
         arrived.append(number)
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    if _cancel not in before.values():  # the step is ending already, or is not to be canceled
+    # Else the step is ending already, or is not to be canceled. Signals interrupt one thread only.
+    is_at_risk = _cancel in before.values()
+    if not is_at_risk or threading.current_thread() is not threading.main_thread():
         yield
         return
     for number in _SIGNALS:

@@ -20,22 +20,17 @@ Docker CLI: "Credential stores", "Credential helper protocol".
 import base64
 import binascii
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from signimage.dockerconfig import is_passed, read_settings
-from signimage.errors import InputError
+from signimage.errors import EngineError, InputError
 from signimage.oci import DOCKER_HUB, normal_host
-from signimage.programs import find_program
+from signimage.programs import consult_program, find_program
 from signimage.response import Credentials
 
 # Of programs; what has another one there would be run by a shell.
@@ -99,7 +94,13 @@ class StoredLogin:
                 hint="Install it, or take its name out of config.json and log in again",
             )
         server = HUB_KEY if self.host == DOCKER_HUB else self.host
-        status, answer = _run(found, server, passed, self.patience_s)
+        question = server.encode()
+        try:
+            status, answer = consult_program(
+                [found, "get"], passed, question, self.patience_s, ANSWER_MAX
+            )
+        except EngineError as error:  # a workstation's settings are at fault, and no engine
+            raise InputError(str(error)) from error
         if status == 0:
             return _read_answer(answer, f"answer of {program} for {self.host}")
         if _NOT_FOUND in answer:
@@ -190,78 +191,6 @@ def _checked(
 def _is_passed(name: str) -> bool:
     upper = name.upper()
     return is_passed(upper) or upper in _HELPER_NAMES or upper.startswith(_HELPER_PREFIXES)
-
-
-def _run(
-    program: str, server: str, environment: Mapping[str, str], patience_s: float
-) -> tuple[int, bytes]:
-    """Run `PROGRAM get` on *server*; gives its exit status and what it wrote.
-
-    Raises:
-        InputError: It cannot be started, takes too long or writes too much.
-    """
-    name = Path(program).name
-    with _started(program, environment) as process, _ended_after(process, patience_s) as late:
-        if process.stdin is not None:
-            with suppress(OSError), process.stdin:  # a helper need not read what it knows
-                process.stdin.write(server.encode())
-        answer = b"" if process.stdout is None else process.stdout.read(ANSWER_MAX + 1)
-        if len(answer) > ANSWER_MAX:
-            raise InputError(f"{name}: expected at most {ANSWER_MAX} bytes, got more")
-        status = process.wait()
-    if late.is_set():
-        raise InputError(f"{name} did not answer within {patience_s:g} s")
-    return status, answer
-
-
-@contextmanager
-def _started(program: str, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a helper in a session of its own; whatever ends the block ends all of it."""
-    try:
-        process = subprocess.Popen(  # noqa: S603 -- an argument list, never a shell
-            [program, "get"],
-            env=dict(environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise InputError(
-            f"{Path(program).name} cannot be started: {error.strerror or 'unknown reason'}"
-        ) from error
-    with process:
-        try:
-            yield process
-        except BaseException:
-            _end(process)
-            raise
-
-
-@contextmanager
-def _ended_after(process: subprocess.Popen[bytes], limit_s: float) -> Iterator[threading.Event]:
-    """End *process* when the block takes longer than *limit_s*, and tell so."""
-    late = threading.Event()
-
-    def end() -> None:
-        late.set()
-        _end(process)
-
-    timer = threading.Timer(limit_s, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield late
-    finally:
-        timer.cancel()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with suppress(OSError):  # it has ended already
-        if sys.platform == "win32":
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _read_answer(answer: bytes, what: str) -> Credentials | None:

@@ -95,18 +95,46 @@ def ask_program(
     Raises:
         EngineError: It cannot be started, takes longer than *patience_s*, or writes too much.
     """
-    with (
-        tempfile.TemporaryFile() as complaint,
-        _running(command, environment, complaint) as process,
-        _ended_after(process, patience_s) as late,
-    ):
-        output = b"" if process.stdout is None else process.stdout.read(ANSWER_MAX + 1)
-        if len(output) > ANSWER_MAX:
-            raise EngineError(f"{command[0]}: expected at most {ANSWER_MAX} bytes, got more")
+    with tempfile.TemporaryFile() as complaint:
+        with _running(command, environment, complaint) as process:
+            status, output = _answer_of(process, command[0], patience_s, ANSWER_MAX)
+        return Answer(status, output.decode("utf-8", "replace"), _end_of(complaint))
+
+
+def consult_program(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    question: bytes,
+    patience_s: float,
+    most: int,
+) -> tuple[int, bytes]:
+    """Hand a *question* of some bytes to a program; return its exit status and its answer.
+
+    Its complaint goes nowhere: what is asked about may be a secret.
+
+    Raises:
+        EngineError: It cannot be started, takes longer than *patience_s*, or writes more than
+            *most* bytes.
+    """
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    with _running(command, environment, nowhere, question=pipe) as process:
+        if process.stdin is not None:
+            with suppress(OSError), process.stdin:  # it need not read what it knows
+                process.stdin.write(question)
+        return _answer_of(process, command[0], patience_s, most)
+
+
+def _answer_of(
+    process: "subprocess.Popen[bytes]", name: str, patience_s: float, most: int
+) -> tuple[int, bytes]:
+    with _ended_after(process, patience_s) as late:
+        output = b"" if process.stdout is None else process.stdout.read(most + 1)
+        if len(output) > most:
+            raise EngineError(f"{name}: expected at most {most} bytes, got more")
         status = process.wait()
         if late.is_set():
-            raise EngineError(f"{command[0]} did not answer within {patience_s:g} s")
-        return Answer(status, output.decode("utf-8", "replace"), _end_of(complaint))
+            raise EngineError(f"{name} did not answer within {patience_s:g} s")
+    return status, output
 
 
 def _end_of(file: IO[bytes]) -> str:
@@ -140,12 +168,14 @@ def _running(
     command: Sequence[str],
     environment: Mapping[str, str],
     complaint: int | IO[bytes] = subprocess.STDOUT,
+    *,
+    question: int = subprocess.DEVNULL,
 ) -> Iterator["subprocess.Popen[bytes]"]:
     process: subprocess.Popen[bytes] | None = None
     try:
         # Interrupted between its start and our knowing of it, a program would go on for ever.
         with undisturbed():
-            process = _started(command, environment, complaint)
+            process = _started(command, environment, complaint, question)
         yield process
     except BaseException:
         if process is not None:
@@ -158,13 +188,16 @@ def _running(
 
 
 def _started(
-    command: Sequence[str], environment: Mapping[str, str], complaint: int | IO[bytes]
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    complaint: int | IO[bytes],
+    question: int,
 ) -> "subprocess.Popen[bytes]":
     try:
         return subprocess.Popen(  # noqa: S603 -- an argument list, never a shell
             command,
             env=dict(environment),
-            stdin=subprocess.DEVNULL,
+            stdin=question,
             stdout=subprocess.PIPE,
             stderr=complaint,
             start_new_session=True,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from signimage.cancellation import Canceled, cancellation, ignore_signals, undisturbed
-from signimage.programs import run_program
+from signimage.programs import consult_program, run_program
 
 assert sys.platform != "win32", "there the console delivers signals, and nothing here holds"
 
@@ -94,6 +94,20 @@ def test_what_is_not_to_be_disturbed_is_done_first() -> None:
     assert done == ["all"]
 
 
+def test_a_thread_that_no_signal_can_interrupt_may_do_what_is_not_to_be_disturbed() -> None:
+    """Python lets the main thread alone say what becomes of signals."""
+    answers: list[tuple[int, bytes]] = []
+
+    def consult() -> None:
+        answers.append(consult_program(["/bin/cat"], {}, b"who", 60.0, most=9))
+
+    with cancellation():
+        thread = threading.Thread(target=consult)
+        thread.start()
+        thread.join()
+    assert answers == [(0, b"who")]
+
+
 def test_when_the_work_has_ended_no_signal_counts() -> None:
     with cancellation():
         ignore_signals()
@@ -118,7 +132,16 @@ def test_a_shim_that_was_gone_before_we_looked_ends_the_block() -> None:
         threading.Event().wait(30)
 
 
-def test_a_program_that_was_just_started_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "start_program",
+    [
+        lambda words: run_program(words, {}, lambda _: None),
+        lambda words: consult_program(words, {}, b"", 60.0, most=9),
+    ],
+)
+def test_a_program_that_was_just_started_is_ended(
+    monkeypatch: pytest.MonkeyPatch, start_program: Callable[[list[str]], object]
+) -> None:
     """The signal arrives after the fork, before we know of the process."""
     started: list[subprocess.Popen[bytes]] = []
     start = subprocess.Popen.__init__
@@ -129,5 +152,5 @@ def test_a_program_that_was_just_started_is_ended(monkeypatch: pytest.MonkeyPatc
         _signal()
 
     monkeypatch.setattr(subprocess.Popen, "__init__", signalled)
-    _canceled(lambda: run_program(["/bin/sleep", "600"], {}, lambda _: None))
+    _canceled(lambda: start_program(["/bin/sleep", "600"]))
     assert started[0].returncode == -signal.SIGTERM

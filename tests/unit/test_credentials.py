@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -291,7 +292,8 @@ def test_a_helper_that_cannot_be_started_is_an_error_of_ours(workstation: Workst
     workstation.helper("")
     (workstation.programs / "docker-credential-vault").write_bytes(b"\x7fELF no program")
     workstation.configure(credsStore="vault")
-    with pytest.raises(InputError, match=r"^docker-credential-vault cannot be started: "):
+    program = re.escape(f"{workstation.programs}/docker-credential-vault")
+    with pytest.raises(InputError, match=rf"^{program} cannot be started: "):
         workstation.login()
 
 
@@ -332,5 +334,6 @@ def test_a_helper_that_does_not_end_is_ended_with_all_that_it_started(
     """Its child holds the output open: no error comes before the child is gone as well."""
     workstation.helper("sleep 600 & wait")
     workstation.configure(credsStore="vault")
-    with pytest.raises(InputError, match=r"^docker-credential-vault did not answer within 0\.5 s$"):
+    program = re.escape(f"{workstation.programs}/docker-credential-vault")
+    with pytest.raises(InputError, match=rf"^{program} did not answer within 0\.5 s$"):
         workstation.login(patience_s=0.5)
