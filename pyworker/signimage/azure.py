@@ -30,12 +30,11 @@ from signimage.entra import (
     metadata_host,
 )
 from signimage.errors import InputError
-from signimage.oci import DOCKER_HUB, normal_host
+from signimage.oci import normal_host
 from signimage.response import Credentials, CredentialSource, Fixed, origin, readable
 from signimage.tokenservice import TokenServices
 from signimage.transport import Transport
 
-HUB_AUTH_KEY = "https://index.docker.io/v1/"
 # What a connection can hold, in lower case, and how texts write it.
 PARAMETERS = {
     name.lower(): name
@@ -92,12 +91,11 @@ class Job:
 class RegistryLogin:
     """How to log in to a registry.
 
-    `host` is the registry as image names spell it, `auth_key` as Docker's `config.json` does;
-    `proof` is what the registry accepts itself, or an identity whose tokens it takes.
+    `host` is the registry as image names spell it; `proof` is what the registry accepts itself, or
+    an identity whose tokens it takes.
     """
 
     host: str
-    auth_key: str
     proof: Credentials | Identity
 
     def source(self, transport: Transport, secret: Callable[[str], object]) -> CredentialSource:
@@ -126,7 +124,7 @@ def registry_login(connection: ServiceConnection, job: Job) -> RegistryLogin:
         )
     (login_server,) = _needed(connection, "loginServer")
     host = acr.registry_host(login_server)
-    return RegistryLogin(host, host, login(connection, acr.cloud_of(host), job))
+    return RegistryLogin(host, login(connection, acr.cloud_of(host), job))
 
 
 def _password_login(connection: ServiceConnection) -> RegistryLogin:
@@ -139,8 +137,7 @@ def _password_login(connection: ServiceConnection) -> RegistryLogin:
         )
     address, username, password = _needed(connection, "registry", "username", "password")
     host = registry_host(address)
-    credentials = Credentials(username, password)
-    return RegistryLogin(host, HUB_AUTH_KEY if host == DOCKER_HUB else host, credentials)
+    return RegistryLogin(host, Credentials(username, password))
 
 
 def _needed(connection: ServiceConnection, *names: str) -> list[str]:

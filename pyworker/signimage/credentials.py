@@ -27,15 +27,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from signimage.dockerconfig import is_passed, read_settings
+from signimage.dockerconfig import is_passed, login_key, read_settings
 from signimage.errors import EngineError, InputError
-from signimage.oci import DOCKER_HUB, normal_host
+from signimage.oci import normal_host
 from signimage.programs import consult_program, find_program
 from signimage.response import Credentials
 
 # Of programs; what has another one there would be run by a shell.
 _ENDING = ".exe" if sys.platform == "win32" else ""
-HUB_KEY = "https://index.docker.io/v1/"  # the one name under which Docker keeps its Hub's login
 HELPER_S = 60.0  # it may have to ask somebody to unlock a key ring
 ANSWER_MAX = 256 * 1024  # bytes; tokens of some registries reach 10 KiB
 
@@ -93,8 +92,7 @@ class StoredLogin:
                 f"{program}, which Docker's configuration names for {self.host}, is not on PATH",
                 hint="Install it, or take its name out of config.json and log in again",
             )
-        server = HUB_KEY if self.host == DOCKER_HUB else self.host
-        question = server.encode()
+        question = login_key(self.host).encode()
         try:
             status, answer = consult_program(
                 [found, "get"], passed, question, self.patience_s, ANSWER_MAX
@@ -142,7 +140,7 @@ def _entry(auths: Mapping[str, Any], host: str) -> Mapping[str, Any]:
 
 def _for_host(entries: Mapping[str, Any], host: str) -> Any:
     """Return the entry for *host*, whose own key comes before those that only lead to it."""
-    own = HUB_KEY if host == DOCKER_HUB else host
+    own = login_key(host)
     if own in entries:
         return entries[own]
     return next((entries[key] for key in entries if _leads_to(key) == host), None)

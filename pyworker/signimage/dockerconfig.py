@@ -28,7 +28,7 @@ from signimage.errors import InputError
 from signimage.oci import DOCKER_HUB
 from signimage.transport import Credentials, readable
 
-HUB_KEY = "https://index.docker.io/v1/"  # the one name under which Docker keeps its Hub's login
+_HUB_KEY = "https://index.docker.io/v1/"
 _DEFAULT_HOST = (
     "npipe:////./pipe/docker_engine" if sys.platform == "win32" else ("unix:///var/run/docker.sock")
 )
@@ -106,6 +106,11 @@ def user_folder(environ: Mapping[str, str]) -> Path:
     return Path(home, ".docker")
 
 
+def login_key(host: str) -> str:
+    """Return the name under which Docker keeps the login of the registry *host*."""
+    return _HUB_KEY if host == DOCKER_HUB else host
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """Return the user's settings, without members that Docker's programs would stumble over.
 
@@ -164,7 +169,7 @@ def log_in(folder: Path, host: str, credentials: Credentials | None) -> None:
         InputError: The configuration cannot be read.
     """
     settings = read_settings(folder)
-    key = HUB_KEY if host == DOCKER_HUB else host
+    key = login_key(host)
     for name in ("auths", "credHelpers"):
         settings.setdefault(name, {}).pop(key, None)
     if credentials is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from signimage.azure import pipeline_labels
 from signimage.buildx import read_arguments
 from signimage.dockerbuild import BuildRequest
-from signimage.dockerconfig import private_config
+from signimage.dockerconfig import login_key, private_config
 from signimage.dockerfile import (
     build_context,
     find_dockerfile,
@@ -66,7 +66,7 @@ def engine_images(step: Step) -> Iterator[EngineImages]:
     inputs, login = step.inputs, step.inputs.login
     request = _build_request(step) if inputs.command.builds else None
     now = step.credentials.current()
-    auths = {login.auth_key: now} if login and now else {}
+    auths = {login_key(login.host): now} if login and now else {}
     with (
         private_config(step.folder, auths, os.environ) as config,
         Docker(os.environ, config) as engine,

@@ -18,7 +18,7 @@ import pytest
 
 from peers.stack import Stack
 from signimage.authorization import TokenAuthorizer
-from signimage.credentials import HUB_KEY, StoredLogin
+from signimage.credentials import StoredLogin
 from signimage.errors import UnauthorizedError
 from signimage.notary import TrustServer
 from signimage.oci import Repository
@@ -28,6 +28,7 @@ from unit.certificates import make_authority
 from unit.small_server import Reply, Request, SmallServer
 
 HOST = "registry.example:5000"
+HUB_KEY = "https://index.docker.io/v1/"
 ME = base64.b64encode("me:päss:word".encode()).decode()
 OTHER = base64.b64encode(b"other:x").decode()
 

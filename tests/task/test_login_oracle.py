@@ -25,6 +25,7 @@ import pytest
 
 from azure_pipelines_task_lib import Task
 from signimage.acr import registry_host
+from signimage.dockerconfig import login_key
 from signimage.errors import InputError, SignImageError
 from signimage.inputs import Inputs, read_inputs
 from signimage.response import Credentials
@@ -140,7 +141,7 @@ def _our_login(transport: Transport, inputs: Inputs) -> dict[str, str]:
     credentials = inputs.login.source(transport, lambda _: None).current()
     assert credentials
     return {
-        "registry": inputs.login.auth_key,
+        "registry": login_key(inputs.login.host),
         "username": credentials.username,
         "password": credentials.password,
     }

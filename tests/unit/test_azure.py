@@ -6,7 +6,6 @@ import pytest
 
 from signimage.acr import RegistryTokens
 from signimage.azure import (
-    HUB_AUTH_KEY,
     Job,
     RegistryLogin,
     ServiceConnection,
@@ -52,9 +51,7 @@ def login_of(it: ServiceConnection) -> RegistryLogin:
 
 def test_connection_with_a_password_becomes_a_login() -> None:
     login = login_of(connection(**GOOD, email="me@example.com"))
-    assert login == RegistryLogin(
-        "reg.example.com:5000", "reg.example.com:5000", Credentials("me", "s3cret")
-    )
+    assert login == RegistryLogin("reg.example.com:5000", Credentials("me", "s3cret"))
     with Transport() as transport:
         assert login.source(transport, _no_token).current() == Credentials("me", "s3cret")
 
@@ -64,9 +61,8 @@ def _no_token(token: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["https://index.docker.io/v1/", "docker.io", "Index.Docker.IO"])
-def test_docker_hub_has_one_name_and_its_own_key(address: str) -> None:
-    login = login_of(connection(**{**GOOD, "registry": address}))
-    assert (login.host, login.auth_key) == ("docker.io", HUB_AUTH_KEY)
+def test_docker_hub_has_one_name(address: str) -> None:
+    assert login_of(connection(**{**GOOD, "registry": address})).host == "docker.io"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +136,7 @@ def without(it: ServiceConnection, name: str) -> ServiceConnection:
 def test_service_principal_logs_in_with_its_secret(scheme: str) -> None:
     """The registry's own token service takes it; nothing is exchanged before."""
     host = "myreg.azurecr.io"
-    assert login_of(azure(scheme)) == RegistryLogin(host, host, Credentials(CLIENT, "key-s3cret"))
+    assert login_of(azure(scheme)) == RegistryLogin(host, Credentials(CLIENT, "key-s3cret"))
 
 
 def test_scheme_may_be_a_parameter() -> None:
@@ -162,7 +158,7 @@ def test_service_principal_with_a_certificate_is_refused(more: dict[str, str]) -
 def test_managed_identity_is_this_machines() -> None:
     login = login_of(azure("ManagedServiceIdentity"))
     assert login.proof == ManagedIdentity(TENANT, ARM, METADATA_HOST)
-    assert login.host == login.auth_key == "myreg.azurecr.io"
+    assert login.host == "myreg.azurecr.io"
 
 
 def test_managed_identity_may_not_know_its_tenant() -> None:

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signimage.credentials import ANSWER_MAX, HUB_KEY, StoredLogin
+from signimage.credentials import ANSWER_MAX, StoredLogin
 from signimage.errors import InputError
 from signimage.response import Credentials
 
 HOST = "reg.example.com:5000"
+HUB_KEY = "https://index.docker.io/v1/"
 ME = Credentials("me", "päss:word")
 SECRET = "s3cret-of-a-helper"
 
