@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from signimage.desk import Desk
 from signimage.manual import Command
+from signimage.variables import NEW_VARIABLE, REPOSITORY_VARIABLE, ROOT_VARIABLE
 
 # Exit codes: done; refused or failed; wrong input; a server could not be reached.
 EXIT_DONE, EXIT_FAILED, EXIT_INPUT, EXIT_UNDECIDED = 0, 1, 2, 3
@@ -17,19 +18,16 @@ EXIT_DONE, EXIT_FAILED, EXIT_INPUT, EXIT_UNDECIDED = 0, 1, 2, 3
 Run: TypeAlias = Callable[[argparse.Namespace, Desk], int]
 
 # What the variables mean. A command names those that count for it beside `_ALWAYS`.
-ROOT_PASSPHRASE = "DOCKER_CONTENT_TRUST_ROOT_PASSPHRASE"  # noqa: S105 -- a name
-REPOSITORY_PASSPHRASE = "DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE"  # noqa: S105 -- a name
-NEW_PASSPHRASE = "SIGNIMAGE_NEW_PASSPHRASE"  # noqa: S105 -- a name
 VARIABLES = {
     "DOCKER_CONFIG": "Docker's folder, with trust/, config.json and tls/; else ~/.docker",
     "DOCKER_CONTENT_TRUST_SERVER": "URL of the trust server; else that of the registry's host",
-    ROOT_PASSPHRASE: "passphrase of root keys; else the keyring's, else it is asked for",
-    REPOSITORY_PASSPHRASE: "passphrase of all other keys; else the keyring's, else it is asked for",
-    NEW_PASSPHRASE: "the new passphrase; else it is asked for twice",
+    ROOT_VARIABLE: "passphrase of root keys; else the keyring's, else it is asked for",
+    REPOSITORY_VARIABLE: "passphrase of all other keys; else the keyring's, else it is asked for",
+    NEW_VARIABLE: "the new passphrase; else it is asked for twice",
     "HTTPS_PROXY, NO_PROXY": "the proxy, and the hosts that are reached without it",
     "NO_COLOR": "no colours on a terminal, if it is set",
 }
-PASSPHRASES = (ROOT_PASSPHRASE, REPOSITORY_PASSPHRASE)
+PASSPHRASES = (ROOT_VARIABLE, REPOSITORY_VARIABLE)
 _ALWAYS = ("DOCKER_CONFIG", "NO_COLOR")
 _REMOTE = ("DOCKER_CONTENT_TRUST_SERVER", "HTTPS_PROXY, NO_PROXY")
 

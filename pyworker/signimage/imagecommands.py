@@ -4,7 +4,7 @@ import argparse
 from typing import Any, final
 
 from signimage.administration import full_inspection, inspection, keys_at_hand
-from signimage.arguments import EXIT_DONE, EXIT_FAILED, REPOSITORY_PASSPHRASE, offline, remote
+from signimage.arguments import EXIT_DONE, EXIT_FAILED, offline, remote
 from signimage.console import Console
 from signimage.desk import Desk
 from signimage.errors import InputError, NotInitializedError, SignImageError
@@ -13,6 +13,7 @@ from signimage.oci import Digest, Reference, check_tag
 from signimage.releases import KeyedServer, gate_for, revoke, revoke_all, signing_key
 from signimage.signing import Order, sign_pushed
 from signimage.trust import TrustedRepository
+from signimage.variables import REPOSITORY_VARIABLE
 from signimage.verification import Gate, SignedTags, check_digest, pass_gate
 
 _WRITE = "pull,push"
@@ -42,7 +43,7 @@ def _add_sign(commands: Any) -> None:
             "signimage sign registry.example.com/team/app:1.0",
             "signimage sign registry.example.com/team/app@sha256:… --tag 1.0 --tag latest",
         ],
-        environment=[REPOSITORY_PASSPHRASE],
+        environment=[REPOSITORY_VARIABLE],
     )
     sign.add_argument("image", metavar="REF", help="REPO:TAG, REPO@DIGEST or REPO:TAG@DIGEST")
     sign.add_argument(
@@ -131,7 +132,7 @@ def _add_revoke(commands: Any) -> None:
             "signimage revoke registry.example.com/team/app:1.0",
             "signimage revoke --all --yes registry.example.com/team/app",
         ],
-        environment=[REPOSITORY_PASSPHRASE],
+        environment=[REPOSITORY_VARIABLE],
     )
     take.add_argument("image", metavar="REF", help="REPO:TAG or REPO:TAG@DIGEST; REPO with --all")
     take.add_argument("--all", action="store_true", help="all tags of the repository; asks first")

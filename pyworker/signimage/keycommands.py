@@ -9,7 +9,6 @@ from signimage.administration import generate_key
 from signimage.arguments import (
     EXIT_DONE,
     EXIT_FAILED,
-    NEW_PASSPHRASE,
     PASSPHRASES,
     command,
     group,
@@ -29,6 +28,7 @@ from signimage.errors import InputError, SignImageError
 from signimage.keys import KINDS, P256
 from signimage.keystore import Entry, write_new
 from signimage.oci import Repository
+from signimage.variables import NEW_VARIABLE
 
 
 def add_commands(commands: Any) -> None:
@@ -160,7 +160,7 @@ def _add_passwd(key: Any) -> None:
         one from SIGNIMAGE_NEW_PASSPHRASE or, twice, from the terminal. The file is replaced whole.
         """,
         examples=("signimage key passwd 4a96bb4cb115",),
-        environment=(*PASSPHRASES, NEW_PASSPHRASE),
+        environment=(*PASSPHRASES, NEW_VARIABLE),
     )
     change.add_argument("key", metavar="KEYID", help="the key's ID, or its first digits")
 

@@ -33,8 +33,7 @@ from signimage.keys import PrivateKey
 
 ROOT_VARIABLE = variables.ROOT_VARIABLE
 REPOSITORY_VARIABLE = variables.REPOSITORY_VARIABLE
-# Ours: for a key that gets another passphrase, where Docker's variables give the one it has.
-NEW_VARIABLE = "SIGNIMAGE_NEW_PASSPHRASE"
+NEW_VARIABLE = variables.NEW_VARIABLE
 
 ROOT = "root"
 

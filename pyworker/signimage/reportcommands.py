@@ -12,7 +12,6 @@ from signimage.arguments import (
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_UNDECIDED,
-    REPOSITORY_PASSPHRASE,
     offline,
     remote,
 )
@@ -28,6 +27,7 @@ from signimage.registry import PARALLEL, Registry
 from signimage.report import Basis, Chapter, Subject, chapter, released_tags, unread
 from signimage.reportpage import page
 from signimage.trust import TrustedRepository
+from signimage.variables import REPOSITORY_VARIABLE
 
 _PAGE = "signing-report.html"
 _WRITE = "pull,push"
@@ -60,7 +60,7 @@ def _add_doctor(commands: Any) -> None:
         comes with the command or the setting that mends it. Nothing is changed anywhere.
         """,
         examples=["signimage doctor --tag 1.0 registry.example.com/team/app"],
-        environment=[REPOSITORY_PASSPHRASE],
+        environment=[REPOSITORY_VARIABLE],
         exit_codes={
             "0": "all is well, warnings aside",
             "1": "something must be mended",

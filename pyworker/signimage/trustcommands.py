@@ -15,7 +15,6 @@ from signimage.administration import (
 from signimage.arguments import (
     EXIT_DONE,
     PASSPHRASES,
-    REPOSITORY_PASSPHRASE,
     command,
     group,
     remote,
@@ -38,6 +37,7 @@ from signimage.rotation import (
     rotate_to_server,
 )
 from signimage.trustcache import TrustCache
+from signimage.variables import REPOSITORY_VARIABLE
 
 _WRITE = "pull,push"
 # Token services want more for a new key of the server than for publishing.
@@ -97,7 +97,7 @@ def _add_signer(signer: Any) -> None:
         done all the same.
         """,
         examples=["signimage signer add --key ci.pub ci registry.example.com/team/app"],
-        environment=[REPOSITORY_PASSPHRASE],
+        environment=[REPOSITORY_VARIABLE],
     )
     _signer_arguments(add, key="public key or certificate (PEM); may be repeated")
     add.add_argument(
@@ -117,7 +117,7 @@ def _add_signer(signer: Any) -> None:
         is refused.
         """,
         examples=["signimage signer remove ci registry.example.com/team/app"],
-        environment=[REPOSITORY_PASSPHRASE],
+        environment=[REPOSITORY_VARIABLE],
     )
     _signer_arguments(remove)
     rotate = remote(
@@ -130,7 +130,7 @@ def _add_signer(signer: Any) -> None:
         It must be in the trust store, or have signed before, with: signimage witness --again.
         """,
         examples=["signimage signer rotate --key new.pub ci registry.example.com/team/app"],
-        environment=[REPOSITORY_PASSPHRASE],
+        environment=[REPOSITORY_VARIABLE],
     )
     _signer_arguments(rotate, key="its new public key or certificate (PEM); may be repeated")
 
@@ -192,7 +192,7 @@ def _add_witness(commands: Any) -> None:
         again.
         """,
         examples=["signimage witness registry.example.com/team/app targets/releases"],
-        environment=[REPOSITORY_PASSPHRASE],
+        environment=[REPOSITORY_VARIABLE],
     )
     again.add_argument("repository", metavar="REPO", help="registry/path")
     again.add_argument("roles", metavar="ROLE", nargs="*", help="e.g. targets/releases")

@@ -7,3 +7,5 @@ and waits for nothing to do so.
 # Docker asks for the passphrase of root keys under one name, for all others under another.
 ROOT_VARIABLE = "DOCKER_CONTENT_TRUST_ROOT_PASSPHRASE"
 REPOSITORY_VARIABLE = "DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE"
+# Ours: for a key that gets another passphrase, where Docker's variables give the one it has.
+NEW_VARIABLE = "SIGNIMAGE_NEW_PASSPHRASE"
