@@ -35,7 +35,7 @@ from signimage.errors import (
     UnreachableError,
 )
 from signimage.response import Response, origin, readable, said_by_server
-from signimage.transport import Transport
+from signimage.transport import Transport, retry_after_s
 
 ANSWER_MAX = 64 * 1024  # bytes; tokens with many groups reach some 10 KiB
 HOP_S = 30.0  # one question with all its tries; these services answer within a second or two
@@ -106,7 +106,7 @@ class TokenServices:
             else:
                 if attempt == TRIES or response.status not in question.again:
                     return response
-                pause_s = max(pause_s, _retry_after_s(response))
+                pause_s = max(pause_s, retry_after_s(response))
                 if time.monotonic() + pause_s >= end:
                     return response
             time.sleep(pause_s)
@@ -199,9 +199,3 @@ def lifetime_s(token: str, longest_s: float) -> float:
     if type(begin) not in (int, float) or type(end) not in (int, float) or not end > begin:
         return longest_s
     return float(min(end - begin, longest_s))
-
-
-def _retry_after_s(response: Response) -> float:
-    """Return the seconds a service asks to wait; these services do not use the other form."""
-    value = response.headers.get("Retry-After", "").strip()
-    return float(value) if re.fullmatch(r"[0-9]{1,9}", value) else 0.0
