@@ -97,15 +97,14 @@ def write_dockerfile(text: str, original: Path, folder: Path) -> Path:
     return copy
 
 
-def base_image(dockerfile: Path, options: BuildOptions | None = None) -> str | None:
+def base_image(dockerfile: Path, options: BuildOptions) -> str | None:
     """Return the image that the last stage is built on, if it is one and can be known.
 
     None for `scratch`, for an earlier stage, and for names that are no image's or depend on what
-    is not known: by default, build arguments without a default.
+    is not known.
     """
     try:
-        text = read_dockerfile(dockerfile)
-        image = read_stages(text, options or BuildOptions(is_complete=False)).base
+        image = read_stages(read_dockerfile(dockerfile), options).base
         if image is not None:
             Reference.parse(image)
     except (FormatError, InputError):

@@ -16,7 +16,6 @@ from signimage.buildx import Builder
 from signimage.dockerbuild import BuildRequest
 from signimage.dockercli import PROGRAM, DockerCommand
 from signimage.dockerconfig import DockerConfig, split_arguments
-from signimage.dockerfile import base_image
 from signimage.enginesdk import EngineSdk
 from signimage.enginestream import Pushed, Versions
 from signimage.errors import EngineError, InputError
@@ -162,11 +161,8 @@ class Docker:
         """
         return self._engine.build_layout(request, folder, on_output)
 
-    def base_image_labels(self, dockerfile: Path) -> dict[str, str]:
-        """Return the labels that name the base image, empty unless the engine has it already."""
-        image = base_image(dockerfile)
-        if image is None:
-            return {}
+    def base_image_labels(self, image: str) -> dict[str, str]:
+        """Return the labels that name a base image, empty unless the engine has it already."""
         try:
             found = self._engine.inspect(image)
         except (EngineError, InputError):  # not here: the image goes without these labels

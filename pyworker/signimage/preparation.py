@@ -91,6 +91,7 @@ def engine_images(step: Step) -> Iterator[EngineImages]:
                 step.task.sink,
                 partial(_pinned, step),
                 step.folder,
+                os.environ,
             )
 
 

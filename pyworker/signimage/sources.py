@@ -21,6 +21,7 @@ from signimage.oci import Digest, Manifest, Reference, Repository, StoredImage
 from signimage.permissions import Permission
 from signimage.registry import Registry
 from signimage.response import CredentialSource, readable
+from signimage.stages import build_options
 
 CONFIGURATION_MAX = 4 * 1024 * 1024  # bytes; as for manifests
 
@@ -113,6 +114,7 @@ class BuiltImage(EngineImages):
         sink: Opens where the builder's words go.
         pinned: Gives the request with the base images that are trusted.
         scratch: A private folder for a layout.
+        environment: Where `--build-arg NAME` takes its value from.
     """
 
     title: ClassVar[str] = "Build"
@@ -124,6 +126,8 @@ class BuiltImage(EngineImages):
     sink: Callable[[], AbstractContextManager[Sink]]
     pinned: Callable[[BuildRequest, Builder | None], BuildRequest]
     scratch: Path
+    environment: Mapping[str, str] = field(repr=False)
+    _base: str | None = field(default=None, init=False)
     _builder: Builder | None = field(default=None, init=False)
     _to_build: BuildRequest | None = field(default=None, init=False)
     _digest: Digest | None = field(default=None, init=False)
@@ -152,6 +156,10 @@ class BuiltImage(EngineImages):
         if self.platforms:
             words = (*request.arguments, "--platform", ",".join(self.platforms))
             request = replace(request, arguments=words)
+        if not given.file:  # which would be built instead
+            is_classic = self._builder is None
+            options = build_options(request.arguments, self.environment, is_classic=is_classic)
+            self._base = base_image(request.dockerfile, options)
         self._to_build = self.pinned(request, self._builder)
 
     @property
@@ -165,8 +173,8 @@ class BuiltImage(EngineImages):
     def prepare(self) -> None:
         """Build the image; by digest, it is in the registry then, without a tag."""
         request = self._to_build or self.request
-        if self.labels_base:
-            base = self.engine.base_image_labels(self.request.dockerfile)
+        if self.labels_base and self._base:
+            base = self.engine.base_image_labels(self._base)
             request = replace(request, labels={**base, **request.labels})
         with self.sink() as sink:
             if self._builder is None or self.why_early or not self.pushes:
@@ -205,8 +213,7 @@ class BuiltImage(EngineImages):
             "context": str(request.context),
         }
         image = EngineImages.described(self, registry, digest, tags)
-        base = base_image(request.dockerfile) or "NA"
-        return replace(image, base_image=base, build_options=options)
+        return replace(image, base_image=self._base or "NA", build_options=options)
 
 
 @dataclass(slots=True)

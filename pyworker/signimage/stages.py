@@ -55,7 +55,7 @@ class BuildOptions:
         platforms: What is built for, as `linux/arm64`; empty where the builder decides.
         build_platform: What the builder runs on; empty where that is not known.
         is_classic: The engine's own builder is used, which knows no platform variables.
-        is_complete: All build arguments are known.
+        has_target: The build may end with another stage than the last.
     """
 
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class BuildOptions:
     platforms: tuple[str, ...] = ()
     build_platform: str = ""
     is_classic: bool = False
-    is_complete: bool = True
+    has_target: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,8 @@ class Stages:
         text: The file itself.
         uses: Where it names images, in the order of the file, contexts last.
         names: Of its stages, in small letters.
-        base: What the last stage is built on, None if that is no image or not known.
+        base: What the image's own stage, the last one, is built on; None if that is no image, or
+            not known.
         syntax: The image that the file is read by, empty for the builder's own reader.
         options: What it was read with.
     """
@@ -131,14 +132,17 @@ def build_options(
     given: dict[str, str] = {}
     contexts: dict[str, str] = {}
     wanted = environment.get("DOCKER_DEFAULT_PLATFORM", "")
+    has_target = False
     words = iter(arguments)
     for word in words:
         flag, equals, value = word.partition("=")
-        if flag not in ("--build-arg", "--build-context", "--platform"):
+        if flag not in ("--build-arg", "--build-context", "--platform", "--target"):
             continue
         value = value if equals else next(words, "")
         name, has_value, content = value.partition("=")
-        if flag == "--platform":
+        if flag == "--target":
+            has_target = True
+        elif flag == "--platform":
             wanted = value
         elif flag == "--build-context":
             contexts[name] = content
@@ -150,6 +154,7 @@ def build_options(
         tuple(platforms) or tuple(filter(None, wanted.split(","))),
         build_platform,
         is_classic,
+        has_target,
     )
 
 
@@ -171,7 +176,7 @@ def read_stages(text: str, options: BuildOptions) -> Stages:
         text=text,
         uses=(*sorted(uses, key=lambda use: use.span), *_image_contexts(options)),
         names=found[0][2],
-        base=bases.pop() if len(bases) == 1 else None,
+        base=bases.pop() if len(bases) == 1 and not options.has_target else None,
         syntax="" if options.is_classic else syntax,
         options=options,
     )
@@ -310,8 +315,6 @@ class _Reading:
         value = self._values.get(name)
         if isinstance(value, Exception):
             raise value
-        if value is None and not self._options.is_complete:
-            raise _UnknownVariableError(f"it depends on the build argument {name}")
         return value
 
     def _lookup_emptied(self, name: str) -> str | None:

@@ -48,6 +48,7 @@ from signimage.keys import METHOD_ECDSA, METHOD_EDDSA, METHOD_RSAPKCS1V15, METHO
 from signimage.metadata import Body, Root, Signed, Snapshot, Targets, Timestamp, payload, serialise
 from signimage.response import Credentials, Response, origin, said_by_server, shown
 from signimage.securefiles import SecureFile, fetch_secure_file
+from signimage.stages import BuildOptions
 from signimage.transport import Transport
 from signimage.trustapi import TrustApi
 from signimage.trustcache import TrustCache
@@ -398,7 +399,7 @@ def _file_target(name: str, use: Callable[[Path], None]) -> Callable[[bytes], No
 
 
 def _base_image(folder: Path) -> None:
-    image = base_image(folder / "Dockerfile")
+    image = base_image(folder / "Dockerfile", BuildOptions())
     _law(image is None or (image and "$" not in image), "a plain name or none")
 
 

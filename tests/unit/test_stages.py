@@ -172,10 +172,6 @@ def test_a_platform_that_builders_may_write_otherwise_is_unknown(platform: str) 
 def test_an_unknown_variable_counts_where_it_is_used() -> None:
     text = "ARG X=$TARGETARCH\nFROM a\nFROM b-$X"
     assert images(text) == ["a", ""]
-    partly = BuildOptions(is_complete=False)
-    (use,) = read_stages("ARG X\nFROM a:$X", partly).uses
-    assert use.fault == "it depends on the build argument X"
-    assert images("ARG X=1\nFROM a:$X", partly) == ["a:1"]
 
 
 # --- The classic builder ---
@@ -208,6 +204,15 @@ def test_build_arguments_are_read_as_docker_reads_them() -> None:
         platforms=("linux/amd64", "linux/arm64"),
         build_platform="linux/386",
     )
+
+
+@pytest.mark.parametrize("words", [["--target", "a"], ["--target=a"]])
+def test_with_a_target_the_base_of_the_last_stage_is_not_that_of_the_image(
+    words: list[str],
+) -> None:
+    stages = read_stages("FROM x AS a\nFROM y\n", build_options(words, {}))
+    assert [use.image for use in stages.uses] == ["x", "y"]
+    assert stages.base is None
 
 
 def test_the_default_platform_comes_from_the_environment() -> None:
@@ -336,7 +341,7 @@ def restored(before: Stages, after: Stages) -> str:
 
 @given(st.text(max_size=80) | _FILES)
 def test_any_text_is_read_or_refused(text: str) -> None:
-    for options in (BuildOptions(), CLASSIC, BuildOptions(is_complete=False)):
+    for options in (BuildOptions(), CLASSIC):
         try:
             stages = read_stages(text, options)
         except FormatError:
