@@ -223,7 +223,7 @@ class Targets:
 
     def without_delegation(self, name: str) -> "Targets":
         """This content without the delegation *name*, and without keys that nobody uses then."""
-        return self._with_delegations(each for each in self.delegations if each.name != name)
+        return self.with_delegations(each for each in self.delegations if each.name != name)
 
     def without_keys(self, name: str, keyids: Collection[str]) -> "Targets":
         """This content with *keyids* (TUF key IDs) taken from the delegation *name*.
@@ -238,9 +238,10 @@ class Targets:
             elif ids:
                 threshold = min(each.role.threshold, len(ids))
                 kept.append(replace(each, role=Role(ids, threshold)))
-        return self._with_delegations(kept)
+        return self.with_delegations(kept)
 
-    def _with_delegations(self, delegations: Iterable[Delegation]) -> "Targets":
+    def with_delegations(self, delegations: Iterable[Delegation]) -> "Targets":
+        """This content with *delegations* alone, and without keys that nobody uses then."""
         kept = tuple(delegations)
         used = {key_id for each in kept for key_id in each.role.keyids}
         keys = {key_id: key for key_id, key in self.delegation_keys.items() if key_id in used}

@@ -31,7 +31,6 @@ from signimage.metadata import (
     SNAPSHOT,
     TARGETS,
     Body,
-    Delegation,
     Role,
     Root,
     Signed,
@@ -259,7 +258,7 @@ def signer_removal_plan(name: str, key_ids: Collection[str]) -> Plan:
                 hint="Afterwards nobody could; sign it again first where such a key is: "
                 f"signimage witness {repository.gun} {RELEASES}",
             )
-        elif not _stays_signed(repository, left, wanted):
+        elif not is_signed(repository, RELEASES, left.role, wanted.delegation_keys):
             raise NotASignerError(
                 f"signer {name} signed {RELEASES} of {repository.gun} last, and no key of "
                 "another signer is at hand to sign it again",
@@ -271,14 +270,19 @@ def signer_removal_plan(name: str, key_ids: Collection[str]) -> Plan:
     return plan
 
 
-def _stays_signed(repository: TrustedRepository, entry: Delegation, parent: Targets) -> bool:
-    """Whether the valid role *entry* has enough signatures under a new *parent*, too."""
-    data = repository.files.get(entry.name)
+def is_signed(
+    repository: TrustedRepository, name: str, role: Role, keys: Mapping[str, PublicKey]
+) -> bool:
+    """Whether the valid delegation *name* has signatures enough for *role* and its *keys* as well.
+
+    One that was never published has nothing to sign.
+    """
+    data = repository.files.get(name)
     if data is None:
-        return True  # it was never published
-    signed = Signed.parse(data, Targets, what=entry.name)
+        return True
+    signed = Signed.parse(data, Targets, what=name)
     try:
-        check_threshold(signed, entry.role, parent.delegation_keys, entry.name)
+        check_threshold(signed, role, keys, name)
     except ThresholdError:
         return False
     return True

@@ -10,14 +10,14 @@ Rules of this file:
 `docs/rotation-and-revocation.md`; Notary v1, `docs/protocol.md`, "Root" and "Who signs what".
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from signimage.errors import InputError, NotASignerError, ThresholdError
+from signimage.errors import InputError, NotASignerError
 from signimage.keys import PublicKey
-from signimage.metadata import RELEASES, ROOT, TARGETS, Delegation, Role, Root, Signed, Targets
-from signimage.publication import Changes, Plan, Recovery, continued
-from signimage.trust import TrustedRepository, canonical_ids, check_threshold
+from signimage.metadata import RELEASES, ROOT, TARGETS, Delegation, Role, Root, Targets
+from signimage.publication import Changes, Plan, Recovery, continued, is_signed
+from signimage.trust import TrustedRepository, canonical_ids
 
 
 def base_key_plan(role: str, key: PublicKey) -> Plan:
@@ -99,7 +99,9 @@ def signer_keys_plan(name: str, keys: Sequence[PublicKey], key_ids: Collection[s
                 continue  # it was never published
             if len(able) >= entry.role.threshold:
                 changes[entry.name] = continued(repository, entry.name, Recovery.RESIGN)
-            elif rejection is not None or not _stays_signed(repository, entry, wanted):
+            elif rejection is not None or not is_signed(
+                repository, entry.name, entry.role, wanted.delegation_keys
+            ):
                 raise _not_at_hand(repository.gun, name, entry.name)
         return changes
 
@@ -133,9 +135,7 @@ def _with_keys(top: Targets, role: str, keys: Sequence[PublicKey], gun: str) -> 
         else:
             changed = each
         delegations.append(changed)
-    used = {key_id for each in delegations for key_id in each.role.keyids}
-    keys_left = {key_id: key for key_id, key in delegation_keys.items() if key_id in used}
-    return replace(top, delegations=tuple(delegations), delegation_keys=keys_left)
+    return replace(top, delegation_keys=delegation_keys).with_delegations(delegations)
 
 
 def _holding(entry: Delegation, keyids: tuple[str, ...]) -> Delegation:
@@ -143,27 +143,12 @@ def _holding(entry: Delegation, keyids: tuple[str, ...]) -> Delegation:
 
 
 def _is_signed_by(repository: TrustedRepository, role: str, key_ids: Collection[str]) -> bool:
-    """Whether one of these keys signed the valid *role*; one that was never published counts."""
+    """Whether one of these keys signed the valid *role*, if that was ever published."""
     its_role, keys = repository.role_keys(role)
     ids = canonical_ids(its_role, keys)
     mine = tuple(key_id for key_id, canonical_id in zip(its_role.keyids, ids, strict=True)
                  if canonical_id in key_ids)  # fmt: skip
-    return role not in repository.files or _has_signed(repository, role, Role(mine, 1), keys)
-
-
-def _stays_signed(repository: TrustedRepository, entry: Delegation, parent: Targets) -> bool:
-    return _has_signed(repository, entry.name, entry.role, parent.delegation_keys)
-
-
-def _has_signed(
-    repository: TrustedRepository, name: str, role: Role, keys: Mapping[str, PublicKey]
-) -> bool:
-    signed = Signed.parse(repository.files[name], Targets, what=name)
-    try:
-        check_threshold(signed, role, keys, name)
-    except ThresholdError:
-        return False
-    return True
+    return is_signed(repository, role, Role(mine, 1), keys)
 
 
 def _not_at_hand(gun: str, name: str, role: str) -> NotASignerError:
