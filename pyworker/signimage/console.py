@@ -22,9 +22,9 @@ from signimage.errors import InputError
 
 # Controls, line and paragraph separators, marks that turn the direction of text, halves of
 # surrogate pairs. A line feed ends a line of ours, so it is looked at apart.
-_UNSAFE = "\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-_UNSAFE_TEXT = re.compile(f"[{_UNSAFE}]")
-_UNSAFE_JSON = re.compile(f"[{_UNSAFE}]")
+_UNSAFE = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _GAP = "  "
 _TWO = 2  # words can be broken between
 
@@ -120,7 +120,7 @@ class Console:
         if self.quiet:
             return
         text = json.dumps(value, indent=4, ensure_ascii=False)
-        escaped = _UNSAFE_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+        escaped = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
         self.output.write(f"{escaped}\n")
 
     def _print(self, text: str) -> None:
@@ -173,7 +173,7 @@ class Console:
 
 def safe(text: str) -> str:
     """Return *text* without anything that a terminal obeys, line feeds excepted (rule 3)."""
-    return _UNSAFE_TEXT.sub("\N{REPLACEMENT CHARACTER}", text)
+    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

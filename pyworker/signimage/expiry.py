@@ -19,9 +19,8 @@ from datetime import datetime, timedelta
 from signimage.errors import FormatError
 from signimage.keys import certificate
 from signimage.metadata import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Body
-from signimage.trust import TrustedRepository, canonical_ids
+from signimage.trust import ROOT_NOTICE, TrustedRepository, canonical_ids
 
-ROOT_NOTICE = timedelta(days=183)
 OWNER_NOTICE = timedelta(days=90)
 
 

@@ -63,7 +63,6 @@ _CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 _MIN_RSA_BITS = 2048  # Notary's floor, for signing and for verifying
 _MAX_RSA_BITS = 16384  # OpenSSL's ceiling; a larger modulus only burns time
-_ED25519_KEY_SIZE = 32  # bytes
 
 # SHA-256 whatever the curve, and a salt of exactly the digest's length: other choices do not
 # verify in Notary.

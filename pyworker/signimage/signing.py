@@ -380,7 +380,8 @@ def sign(
     """Sign the manifest of each tag, in one publication, and verify the result.
 
     Raises:
-        NotSignedError: The publication went through, yet a tag is not what we signed.
+        NotSignedError: The publication went through, yet a tag is not released.
+        HashMismatchError: It went through, yet a tag is not what we signed.
         SignImageError: The publication did not go through.
     """
     named = dict(manifests)

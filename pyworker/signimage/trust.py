@@ -60,7 +60,7 @@ from signimage.pinning import NO_PINS, RootPins, certified_keys
 # Docker writes one delegation per signer and one more; Notary's own tests go to 1000.
 _MAX_DELEGATIONS = 2000
 # Notary's clients refuse to publish within this time of the root's expiry; we only warn.
-_ROOT_WARNING = timedelta(days=183)
+ROOT_NOTICE = timedelta(days=183)
 
 B = TypeVar("B", bound=Body)
 
@@ -205,12 +205,7 @@ class TrustedRepository:
         self._snapshot = None
 
     def load_snapshot(self, data: bytes) -> None:
-        """Believe the snapshot that the timestamp names (rules 1 to 4).
-
-        Raises:
-            RootPinError: It belongs to another root than the believed one; look for a newer root.
-            TrustError: Another rule fails.
-        """
+        """Believe the snapshot that the timestamp names (rules 1 to 4)."""
         self.timestamp.body.meta[SNAPSHOT].check(data, what=self._name(SNAPSHOT))
         snapshot = self._checked(data, Snapshot, SNAPSHOT)
         self._snapshot = snapshot
@@ -359,7 +354,7 @@ class TrustedRepository:
         for key_id in root.roles[ROOT].keyids:
             with suppress(FormatError):
                 ends.append(certificate(root.keys[key_id]).not_after)
-        if min(ends) < self.now + _ROOT_WARNING:
+        if min(ends) < self.now + ROOT_NOTICE:
             sentence = (
                 f"{self._name(ROOT)} or its certificate expires at {min(ends):%Y-%m-%d}; its owner "
                 "must renew it with the root key before then"

@@ -5,10 +5,11 @@ from datetime import timedelta
 
 import pytest
 
-from signimage.expiry import OWNER_NOTICE, ROOT_NOTICE, Term, terms
+from signimage.expiry import OWNER_NOTICE, Term, terms
 from signimage.filemeta import Expiry
 from signimage.keys import PublicKey
 from signimage.metadata import ROOT, SNAPSHOT, TIMESTAMP
+from signimage.trust import ROOT_NOTICE
 from unit.repositories import GUN, NOW, PAST, GoodRepository, believe, certificate, key
 
 _DAY = timedelta(days=1)
