@@ -256,6 +256,18 @@ def test_every_command_that_exists_stands_in_the_readme(
     assert named == commands
 
 
+def test_the_readme_names_operands_as_the_program_does(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = re.findall(r"(?m)^\| `signimage ([a-z]+(?: [a-z]+)?)([^`]*)` \|", text_of("README.md"))
+    assert len(rows) > 5, "the search has gone blind"
+    for command, row in rows:
+        words = tuple(command.split())
+        usage = " ".join(helped(words, capsys).partition("\n\n")[0].split())
+        operands = usage.partition(" [options] ")[2].replace("...", "…")
+        assert re.sub(r"\[--[^]]+\]…?|--[a-z]+ \S+", "", row).split() == operands.split(), words
+
+
 def test_every_option_that_is_named_exists(capsys: pytest.CaptureFixture[str]) -> None:
     for path, text in TEXTS.items():
         for line in re.findall(r"(?:`|\$ )signimage ((?!-)[^`\n]+)", text):
