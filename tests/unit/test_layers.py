@@ -7,8 +7,8 @@ The rules, and how to change them:
 2. A pure module imports nothing that reaches a socket, a file, a clock or the environment, and
    calls nothing that does.
 3. A heavy library is imported by its owner alone, and some only inside of a function.
-4. `azure_pipelines_task_lib` knows nothing of `signimage`; only the shells of
-   the step, the worker with its inputs and outputs, know of it.
+4. `azure_pipelines_task_lib` knows nothing of `signimage`; only the shells of the step, the
+   worker with its parts, inputs and outputs, know of it.
 5. No file is longer than 500 lines.
 """
 
