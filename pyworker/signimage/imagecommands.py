@@ -89,7 +89,7 @@ def _add_verify(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="must have signed; may be repeated",
+        help="a signer who must have signed; may be repeated",
     )
     verify.add_argument(
         "--trust-only", action="store_true", help="do not ask the registry what it has"
@@ -140,7 +140,7 @@ def _add_revoke(commands: Any) -> None:
     take.add_argument(
         "--partial",
         action="store_true",
-        help="leave it in roles of signers whose keys are elsewhere; consumers get it no more",
+        help="leave it in roles of signers whose keys are elsewhere; consumers no longer get it",
     )
 
 
@@ -376,7 +376,7 @@ def _revoke(arguments: argparse.Namespace, desk: Desk) -> int:
     else:
         done = revoke(*at, reference.tag, digest=reference.digest, partial=arguments.partial)
     for name in done.left:
-        desk.console.warn(f"{name} still vouches for it; consumers do not get it all the same")
+        desk.console.warn(f"{name} still vouches for it; consumers no longer get it")
     gone = ", ".join(done.tags)
     desk.console.tell(
         {"repository": server.gun, "revoked": list(done.tags), "stillSignedBy": list(done.left)},

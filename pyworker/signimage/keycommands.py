@@ -121,7 +121,7 @@ def _add_export(key: Any) -> None:
     give.add_argument("key", metavar="KEYID", help="the key's ID, or its first digits")
     give.add_argument("--output", metavar="FILE", help="a new file (default: standard output)")
     give.add_argument(
-        "--public", action="store_true", help="the public half, which takes the passphrase to find"
+        "--public", action="store_true", help="write the public half; takes the passphrase, too"
     )
 
 
@@ -145,7 +145,7 @@ def _add_list(key: Any) -> None:
         nargs="+",
         default=[],
         metavar="REPO",
-        help="say for each key which roles of these it signs",
+        help="also show which roles of these repositories each key may sign",
     )
 
 

@@ -78,7 +78,7 @@ def _add_doctor(commands: Any) -> None:
     doctor.add_argument(
         "--read-only",
         action="store_true",
-        help="check only what somebody needs who verifies and signs nothing",
+        help="check only what is needed to verify, not to sign",
     )
 
 

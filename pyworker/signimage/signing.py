@@ -332,7 +332,7 @@ def preflight(order: Order, trust_server: TrustServer) -> None:
 
     Raises:
         NotASignerError: As `check_signer`.
-        RemoteError: The trust server lets us not publish.
+        RemoteError: The trust server does not let us publish.
     """
     check_signer(order, trust_server)
     trust_server.check_write()

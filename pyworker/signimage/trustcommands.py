@@ -151,8 +151,8 @@ def _add_rotate(commands: Any) -> None:
         more="""
         ROLE is root, targets (the repository key), snapshot or timestamp. Needs the root key.
         A replaced key's file is removed once the change was found on the server and verified;
-        root keys are kept, because other repositories may have them. Who has pinned the old root
-        key follows to the new one, but pins should be changed.
+        root keys are kept, because other repositories may have them. Whoever has pinned the old
+        root key is led to the new one, but should change the pin.
 
         For the key of a signer see: signimage signer rotate --help
         """,
@@ -168,7 +168,7 @@ def _add_rotate(commands: Any) -> None:
     which.add_argument(
         "--local",
         action="store_true",
-        help="snapshot: keep the key here, not on the server; nobody without it can sign then",
+        help="snapshot: keep the key here, not on the server; then nobody can sign without it",
     )
     which.add_argument(
         "--key", default="", metavar="ID", help="root: the key to use, by the name of its file"
@@ -187,9 +187,9 @@ def _add_witness(commands: Any) -> None:
         _witness,
         "sign expired or orphaned roles again",
         more="""
-        Without a ROLE all that are invalid. What has merely expired keeps its content; what a
-        removed signer signed last is only begun anew with --drop, and its tags must be signed
-        again.
+        Without a ROLE, all invalid roles are signed. A role that has merely expired keeps its
+        content; one that a removed signer signed last is begun anew only with --drop, and its
+        tags must be signed again.
         """,
         examples=["signimage witness registry.example.com/team/app targets/releases"],
         environment=[REPOSITORY_VARIABLE],
