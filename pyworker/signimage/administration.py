@@ -5,7 +5,6 @@ A private key is on disk before anything that depends on it is published, and is
 only when the trust server has certainly refused it.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from signimage.filemeta import FileMeta
 from signimage.keys import P256, PrivateKey, PublicKey, certificate, root_certificate
 from signimage.keystore import ROOT as ROOT_KEY
 from signimage.keystore import KeyStore, Passphrases
-from signimage.lookup import orphans_releases, signers, signers_of
+from signimage.lookup import natural, orphans_releases, releasers, signers, signers_of
 from signimage.metadata import (
     RELEASES,
     ROOT,
@@ -223,7 +222,7 @@ def remove_signer(
         )
     others = [key_id for each in known.values() if each.name != name for key_id in each.key_ids]
     held = [key_id for key_id in dict.fromkeys(others) if store.find(key_id)]
-    held.sort(key=lambda key_id: key_id not in _releasers(repository))
+    held.sort(key=lambda key_id: key_id not in releasers(repository))
     keys = keys_at_hand(repository, store, passphrases, TARGETS)
     try:
         keys |= {key_id: store.load(key_id, passphrases) for key_id in held[:1]}
@@ -315,7 +314,7 @@ def inspection(name: str, repository: TrustedRepository) -> dict[str, Any]:
     """What `docker trust inspect` prints of a repository; *name* is what the user typed."""
     signed = [
         {"SignedTag": tag, "Digest": meta.sha256.hex(), "Signers": _signers(repository, tag, meta)}
-        for tag, meta in sorted(_released(repository), key=lambda row: _natural(row[0]))
+        for tag, meta in sorted(_released(repository), key=lambda row: natural(row[0]))
     ]
     people = [
         {"Name": signer.name, "Keys": [{"ID": key_id} for key_id in signer.key_ids]}
@@ -422,12 +421,6 @@ def _not_in_store(gun: str, role: str, ids: Sequence[str], store: KeyStore) -> I
     )
 
 
-def _releasers(repository: TrustedRepository) -> tuple[str, ...]:
-    """Canonical IDs of the keys that may sign `targets/releases`."""
-    entries = [each for each in repository.targets().children(TARGETS) if each.name == RELEASES]
-    return canonical_ids(*repository.role_keys(RELEASES)) if entries else ()
-
-
 def _is_last_to_sign(repository: TrustedRepository, name: str) -> bool:
     try:
         signer_removal_plan(name, [])(repository)
@@ -488,9 +481,3 @@ def _signers(repository: TrustedRepository, tag: str, meta: FileMeta) -> list[st
 
 def _key_ids(role: Role) -> list[dict[str, str]]:
     return [{"ID": key_id} for key_id in role.keyids]
-
-
-def _natural(tag: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts v9 before v10 and numbers before words, as Docker does."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", tag)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]

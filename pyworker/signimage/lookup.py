@@ -12,6 +12,7 @@ invalid `targets/releases` is an error wherever its content would matter:
 `docs/protocol.md`, "Who signs what".
 """
 
+import re
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,6 +46,13 @@ def signers(repository: TrustedRepository) -> tuple[SignerRole, ...]:
         for entry in top.children(TARGETS)
         if entry.name != RELEASES
     )
+
+
+def releasers(repository: TrustedRepository) -> tuple[str, ...]:
+    """Canonical IDs of the keys that may sign `targets/releases`; none where nobody may."""
+    entries = repository.targets().children(TARGETS)
+    is_there = any(entry.name == RELEASES for entry in entries)
+    return canonical_ids(*repository.role_keys(RELEASES)) if is_there else ()
 
 
 def signing_roles(
@@ -123,7 +131,7 @@ def signers_of(repository: TrustedRepository, tag: str, meta: FileMeta) -> tuple
         signer.name
         for signer in signers(repository)
         if repository.rejection(signer.role) is None
-        and _is_same(entry_of(repository, signer.role, tag), meta)
+        and is_same(entry_of(repository, signer.role, tag), meta)
     )
 
 
@@ -143,7 +151,19 @@ def invalid_roles(repository: TrustedRepository) -> tuple[str, ...]:
     return tuple(name for name in names if repository.rejection(name) is not None)
 
 
-def _is_same(one: FileMeta | None, other: FileMeta) -> bool:
+def natural(tag: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts v9 before v10 and numbers before words, as Docker does."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", tag)
+    return [(0, int(part), "") if _is_number(part) else (1, 0, part) for part in parts]
+
+
+def _is_number(part: str) -> bool:
+    # Longer ones are hashes or dates, and Python reads no more than 4300 digits.
+    return part.isascii() and part.isdecimal() and len(part) <= 64  # noqa: PLR2004 -- see above
+
+
+def is_same(one: FileMeta | None, other: FileMeta) -> bool:
+    """Whether two entries are there and mean the same content, by its SHA-256 hash (rule 3)."""
     return one is not None and bool(one.sha256) and one.sha256 == other.sha256
 
 

@@ -10,7 +10,6 @@ Anomalies are written for people who run a platform, not for those who know TUF:
 `docs/doctor-and-report.md`, "What the report looks for".
 """
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +17,7 @@ from enum import Enum
 
 from signimage.expiry import Term, is_with_owner, terms
 from signimage.filemeta import FileMeta
-from signimage.lookup import SignerRole, invalid_roles, signers
+from signimage.lookup import SignerRole, invalid_roles, is_same, natural, releasers, signers
 from signimage.metadata import BASE_ROLES, RELEASES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from signimage.oci import Digest
 from signimage.trust import TrustedRepository, canonical_ids
@@ -49,6 +48,7 @@ class Subject:
         in_registry: What the registry has, by tag: a digest, None where it has no such tag. What
             was not asked for is not in it.
         registry_fault: Why the registry could not be asked, though it should have been.
+        is_kept: Whether the trust server could not be asked, and this is what was kept.
     """
 
     repository: TrustedRepository
@@ -180,17 +180,6 @@ def released_tags(repository: TrustedRepository) -> dict[str, FileMeta]:
     return found
 
 
-def natural(tag: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts v9 before v10 and numbers before words, as Docker does."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", tag)
-    return [(0, int(part), "") if _is_number(part) else (1, 0, part) for part in parts]
-
-
-def _is_number(part: str) -> bool:
-    # Longer ones are hashes or dates, and Python reads no more than 4300 digits.
-    return part.isascii() and part.isdecimal() and len(part) <= 64  # noqa: PLR2004 -- see above
-
-
 def _own_tags(repository: TrustedRepository, signer: SignerRole) -> dict[str, FileMeta]:
     if repository.rejection(signer.role) is not None:
         return {}
@@ -202,7 +191,7 @@ def _released(
     subject: Subject, tag: str, meta: FileMeta, vouched: Mapping[str, Mapping[str, FileMeta]]
 ) -> Released:
     digest = Digest.of_raw(meta.sha256).text if meta.sha256 else ""
-    names = tuple(name for name, own in vouched.items() if _is_same(own.get(tag), meta))
+    names = tuple(name for name, own in vouched.items() if is_same(own.get(tag), meta))
     known = subject.in_registry or {}
     instead = ""
     if tag in known:
@@ -212,17 +201,13 @@ def _released(
     return Released(tag, digest, names, instead)
 
 
-def _is_same(one: FileMeta | None, other: FileMeta) -> bool:
-    return one is not None and bool(one.sha256) and one.sha256 == other.sha256
-
-
 def _signatories(repository: TrustedRepository) -> Iterator[Signatory]:
     top = repository.targets()
     if not top.delegations:
         ids = canonical_ids(*repository.role_keys(TARGETS))
         yield Signatory("repository key", ids, ("",), releases=True, tags=len(top.targets))
         return
-    releasers = _releasers(repository)
+    may_release = frozenset(releasers(repository))
     paths = {entry.signer: entry.paths or () for entry in top.children(TARGETS)}
     for signer in signers(repository):
         is_believed = repository.rejection(signer.role) is None
@@ -230,15 +215,9 @@ def _signatories(repository: TrustedRepository) -> Iterator[Signatory]:
             signer.name,
             signer.key_ids,
             paths[signer.name],
-            releases=not releasers.isdisjoint(signer.key_ids),
+            releases=not may_release.isdisjoint(signer.key_ids),
             tags=len(repository.targets(signer.role).targets) if is_believed else None,
         )
-
-
-def _releasers(repository: TrustedRepository) -> frozenset[str]:
-    if any(entry.name == RELEASES for entry in repository.targets().children(TARGETS)):
-        return frozenset(canonical_ids(*repository.role_keys(RELEASES)))
-    return frozenset()
 
 
 def _nodes(subject: Subject, ends: Iterable[Term]) -> Iterator[Node]:
@@ -358,13 +337,13 @@ def _of_keys(repository: TrustedRepository) -> Iterator[Anomaly]:
         text = f"{listed([each[:12] for each in idle], 'key')} listed for signers, and in no role"
         yield Anomaly(text, "They have no effect; removing a signer clears them away")
     known = signers(repository)
-    releasers = _releasers(repository)
+    may_release = frozenset(releasers(repository))
     for signer in known:
-        if releasers.isdisjoint(signer.key_ids):
+        if may_release.isdisjoint(signer.key_ids):
             remedy = f"Its owner adds it: signimage signer add --key FILE.pub {signer.name} "
             text = f"{signer.name} is not in {RELEASES}: no consumer sees what it signs"
             yield Anomaly(text, remedy + repository.gun, is_problem=True)
-    strange = releasers.difference(*(signer.key_ids for signer in known))
+    strange = may_release.difference(*(signer.key_ids for signer in known))
     if strange:
         text = f"{listed(sorted(each[:12] for each in strange), 'key')} may release, and belongs "
         yield Anomaly(f"{text}to no signer", "Find out whose it is", is_problem=True)

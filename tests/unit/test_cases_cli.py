@@ -17,9 +17,10 @@ from signimage.administration import inspection
 from signimage.console import Console
 from signimage.desk import Desk
 from signimage.errors import CertificateError, InputError, RemoteError, UnauthorizedError
+from signimage.metadata import RELEASES
 from signimage.oci import Repository
 from unit.certificates import Authority
-from unit.repositories import believe
+from unit.repositories import IMAGE, GoodRepository, believe, content
 from unit.small_server import Reply, Request, SmallServer
 from unit.vectors import GUNS, MOMENT, VECTORS, role_files
 
@@ -34,6 +35,15 @@ def test_an_inspection_is_what_docker_printed_of_the_same_repository() -> None:
     text = printed.split(f"$ docker trust inspect {gun}\n", 1)[1].split("\nrc=", 1)[0]
     repository = believe(role_files("docker-b"), now=MOMENT, gun=gun)
     assert json.dumps([inspection(gun, repository)], indent=4) == text
+
+
+def test_an_inspection_shows_numbers_of_any_length() -> None:
+    """Case 50: Python reads no more than 4300 digits, and a signer may sign any name."""
+    names = ["2", "10", "9" * 5000]
+    good = GoodRepository()
+    good.delegated[RELEASES] = content(dict.fromkeys(reversed(names), IMAGE))
+    rows = inspection("app", believe(good.files()))["SignedTags"]
+    assert [row["SignedTag"] for row in rows] == names
 
 
 # --- Whom to ask, and as whom -----------------------------------------------------------------

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from signimage.filemeta import Expiry, FileMeta
 from signimage.keys import PrivateKey
+from signimage.lookup import natural
 from signimage.metadata import RELEASES, SNAPSHOT, TARGETS, Targets
 from signimage.oci import Digest
 from signimage.report import (
@@ -19,7 +20,6 @@ from signimage.report import (
     Subject,
     chapter,
     listed,
-    natural,
     unread,
 )
 from unit.repositories import (
