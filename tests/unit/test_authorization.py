@@ -227,12 +227,17 @@ def test_threads_that_are_refused_together_get_one_token(
     assert len(tokens_asked_for(bearer)) == 1
 
 
+def refusal_of(transport: Transport, small: SmallRegistry) -> Response:
+    """Return the answer to whoever comes without a token."""
+    url = f"{small.server.origin}/v2/team/app/manifests/1.2"
+    return transport.request("GET", url, what="registry", max_bytes=999)
+
+
 def test_thread_that_is_refused_late_uses_what_replaced_its_token(
     transport: Transport, bearer: SmallRegistry
 ) -> None:
-    url = f"{bearer.server.origin}/v2/team/app/manifests/1.2"
     authorizer = TokenAuthorizer(transport, GOOD, SCOPE)
-    refused = transport.request("GET", url, what="registry", max_bytes=999)
+    refused = refusal_of(transport, bearer)
     assert authorizer.answer(refused, {})
     assert authorizer.answer(refused, {"Authorization": "Bearer an-older-one"})
     assert len(tokens_asked_for(bearer)) == 1
@@ -241,9 +246,8 @@ def test_thread_that_is_refused_late_uses_what_replaced_its_token(
 def test_token_that_replaced_another_is_replaced_where_more_is_wanted(
     transport: Transport, bearer: SmallRegistry
 ) -> None:
-    url = f"{bearer.server.origin}/v2/team/app/manifests/1.2"
     authorizer = TokenAuthorizer(transport, GOOD, SCOPE)
-    refused = transport.request("GET", url, what="registry", max_bytes=999)
+    refused = refusal_of(transport, bearer)
     assert authorizer.answer(refused, {})
     more = {"WWW-Authenticate": challenge_with(bearer, 'scope="repository:team/base:pull"')}
     wanting = replace(refused, headers=more)
@@ -254,9 +258,8 @@ def test_token_that_replaced_another_is_replaced_where_more_is_wanted(
 def test_scopes_of_several_repositories_are_asked_for_at_once(
     transport: Transport, bearer: SmallRegistry
 ) -> None:
-    url = f"{bearer.server.origin}/v2/team/app/manifests/1.2"
     authorizer = TokenAuthorizer(transport, GOOD, SCOPE, "repository:team/base:pull")
-    assert authorizer.answer(transport.request("GET", url, what="registry", max_bytes=999), {})
+    assert authorizer.answer(refusal_of(transport, bearer), {})
     assert scopes_asked_for(bearer) == [SCOPE, "repository:team/base:pull"]
 
 

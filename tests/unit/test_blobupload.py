@@ -369,16 +369,23 @@ def test_registry_that_finds_every_range_wrong_gets_one_piece(
     assert len(server.ranges()) == 2
 
 
+def saying(said: str, method: str, number: int = 0) -> Callable[[Arrival, Reply], Reply]:
+    """Have requests of one *method*, or the one of that *number*, answered with another range."""
+
+    def lie(arrival: Arrival, honest: Reply) -> Reply:
+        if arrival.method != method or number not in (0, arrival.number):
+            return honest
+        return replace(honest, headers={**honest.headers, "Range": said})
+
+    return lie
+
+
 @pytest.mark.parametrize("said", ["0-299998", "0-1", "bytes=0-299999"])
 def test_registry_may_take_less_than_a_chunk(
     server: UploadRegistry, registry: Registry, said: str
 ) -> None:
     """What it says counts, where it can be true; its content is proven by the digest."""
-    server.lie = lambda arrival, honest: (
-        replace(honest, headers={**honest.headers, "Range": said})
-        if (arrival.method, arrival.number) == ("PATCH", 1)
-        else honest
-    )
+    server.lie = saying(said, "PATCH", 1)
     upload(registry)
     assert is_there(server)
 
@@ -387,11 +394,7 @@ def test_registry_may_take_less_than_a_chunk(
 def test_registry_that_took_what_was_not_sent_gets_one_piece(
     server: UploadRegistry, registry: Registry, said: str
 ) -> None:
-    server.lie = lambda arrival, honest: (
-        replace(honest, headers={**honest.headers, "Range": said})
-        if (arrival.method, arrival.number) == ("PATCH", 1)
-        else honest
-    )
+    server.lie = saying(said, "PATCH", 1)
     upload(registry)
     assert is_there(server)
     assert len(server.seen("PATCH")) == 1
@@ -401,11 +404,7 @@ def test_registry_that_took_what_was_not_sent_gets_one_piece(
 def test_registry_that_does_not_say_how_far_it_got_is_taken_to_have_all(
     server: UploadRegistry, registry: Registry, said: str
 ) -> None:
-    server.lie = lambda arrival, honest: (
-        replace(honest, headers={**honest.headers, "Range": said})
-        if arrival.method == "PATCH"
-        else honest
-    )
+    server.lie = saying(said, "PATCH")
     upload(registry)
     assert is_there(server)
     assert server.ranges() == CHUNKS
@@ -416,11 +415,7 @@ def test_lie_about_how_far_it_got_makes_the_upload_begin_anew(
     server: UploadRegistry, registry: Registry, said: str
 ) -> None:
     server.disturb = nth("PATCH", {1: Drop(5)})
-    server.lie = lambda arrival, honest: (
-        replace(honest, headers={**honest.headers, "Range": said})
-        if arrival.method == "GET"
-        else honest
-    )
+    server.lie = saying(said, "GET")
     upload(registry)
     assert is_there(server)
     assert len(server.seen("POST")) == 2
