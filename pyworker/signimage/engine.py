@@ -15,7 +15,7 @@ from typing import Any, Protocol, final
 from signimage.buildx import Builder
 from signimage.dockerbuild import BuildRequest
 from signimage.dockercli import PROGRAM, DockerCommand
-from signimage.dockerconfig import DockerConfig, split_arguments
+from signimage.dockerconfig import DockerConfig
 from signimage.enginesdk import EngineSdk
 from signimage.enginestream import Pushed, Versions
 from signimage.errors import EngineError, InputError
@@ -23,8 +23,6 @@ from signimage.imagedetails import Layer
 from signimage.oci import Digest, Reference, Repository
 from signimage.programs import Output, find_program
 from signimage.transport import Credentials
-
-__all__ = ["Docker", "Engine", "Pushed", "Versions", "split_arguments"]
 
 
 class Engine(Protocol):

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from signimage.azure import pipeline_labels
 from signimage.buildx import read_arguments
 from signimage.dockerbuild import BuildRequest
-from signimage.dockerconfig import login_key, private_config
+from signimage.dockerconfig import login_key, private_config, split_arguments
 from signimage.dockerfile import (
     build_context,
     find_dockerfile,
     read_dockerfile,
     write_dockerfile,
 )
-from signimage.engine import Docker, split_arguments
+from signimage.engine import Docker
 from signimage.errors import EngineError, InputError
 from signimage.inputs import Command
 from signimage.notary import TrustServer

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from signimage.dockerconfig import DockerConfig
-from signimage.engine import Docker, Versions
+from signimage.engine import Docker
+from signimage.enginestream import Versions
 from signimage.errors import EngineError
 from unit.small_docker import SmallDocker
 
