@@ -14,7 +14,6 @@ invalid `targets/releases` is an error wherever its content would matter:
 
 import re
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass
 
 from signimage.errors import NotASignerError, NotSignedError
@@ -115,14 +114,23 @@ def released_tags(repository: TrustedRepository, digest: Digest) -> tuple[str, .
     Raises:
         TrustError: `targets/releases` exists and is invalid.
     """
+    metas = all_released(repository)
+    return tuple(sorted(tag for tag, meta in metas.items() if meta.sha256 == digest.raw))
+
+
+def all_released(repository: TrustedRepository) -> dict[str, FileMeta]:
+    """What a consumer gets for each tag (rules 1 and 2).
+
+    Raises:
+        TrustError: `targets/releases` exists and is invalid.
+    """
     has_releases = any(entry.name == RELEASES for entry in repository.targets().delegations)
-    found = []
-    for name in (RELEASES, TARGETS) if has_releases else (TARGETS,):
-        for tag, meta in repository.targets(name).targets.items():
-            if meta.sha256 == digest.raw:
-                with suppress(NotSignedError):  # a role may hold what its paths do not admit
-                    found += [tag] * (released(repository, tag).sha256 == digest.raw)
-    return tuple(sorted(dict.fromkeys(found)))
+    found: dict[str, FileMeta] = {}
+    for role in (RELEASES, TARGETS) if has_releases else (TARGETS,):
+        for tag, meta in repository.targets(role).targets.items():
+            if repository.admits(role, tag):
+                found.setdefault(tag, meta)
+    return found
 
 
 def signers_of(repository: TrustedRepository, tag: str, meta: FileMeta) -> tuple[str, ...]:

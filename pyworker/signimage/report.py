@@ -17,7 +17,15 @@ from enum import Enum
 
 from signimage.expiry import Term, is_with_owner, terms
 from signimage.filemeta import FileMeta
-from signimage.lookup import SignerRole, invalid_roles, is_same, natural, releasers, signers
+from signimage.lookup import (
+    SignerRole,
+    all_released,
+    invalid_roles,
+    is_same,
+    natural,
+    releasers,
+    signers,
+)
 from signimage.metadata import BASE_ROLES, RELEASES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from signimage.oci import Digest
 from signimage.trust import TrustedRepository, canonical_ids
@@ -146,7 +154,7 @@ def chapter(subject: Subject) -> Chapter:
     """Say all there is to say of *subject*."""
     repository = subject.repository
     ends = terms(repository, subject.held)
-    metas = released_tags(repository)
+    metas = released_content(repository)
     vouched = {each.name: _own_tags(repository, each) for each in signers(repository)}
     rows = tuple(
         _released(subject, tag, metas[tag], vouched)
@@ -167,17 +175,9 @@ def chapter(subject: Subject) -> Chapter:
     )
 
 
-def released_tags(repository: TrustedRepository) -> dict[str, FileMeta]:
+def released_content(repository: TrustedRepository) -> dict[str, FileMeta]:
     """What consumers get, by tag; nothing where `targets/releases` is there and not believed."""
-    has_releases = any(entry.name == RELEASES for entry in repository.targets().delegations)
-    found: dict[str, FileMeta] = {}
-    for role in (RELEASES, TARGETS) if has_releases else (TARGETS,):
-        if repository.rejection(role) is not None:
-            return {}
-        for tag, meta in repository.targets(role).targets.items():
-            if repository.admits(role, tag):
-                found.setdefault(tag, meta)
-    return found
+    return {} if repository.rejection(RELEASES) else all_released(repository)
 
 
 def _own_tags(repository: TrustedRepository, signer: SignerRole) -> dict[str, FileMeta]:

@@ -24,7 +24,7 @@ from signimage.notary import utc_now
 from signimage.oci import Digest, Reference, Repository, check_tag
 from signimage.parallel import results
 from signimage.registry import PARALLEL, Registry
-from signimage.report import Basis, Chapter, Subject, chapter, released_tags, unread
+from signimage.report import Basis, Chapter, Subject, chapter, released_content, unread
 from signimage.reportpage import page
 from signimage.trust import TrustedRepository
 from signimage.variables import REPOSITORY_VARIABLE
@@ -226,7 +226,7 @@ def _in_registry(registry: Registry, repository: TrustedRepository) -> dict[str,
     Raises:
         SignImageError: It cannot be asked; only the tags of one round are tried in vain.
     """
-    tags = [tag for tag in sorted(released_tags(repository)) if _is_tag(tag)]
+    tags = [tag for tag in sorted(released_content(repository)) if _is_tag(tag)]
     found: dict[str, Digest | None] = {}
     for begin in range(0, len(tags), _AT_ONCE):
         some = tags[begin : begin + _AT_ONCE]
