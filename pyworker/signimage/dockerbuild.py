@@ -45,10 +45,18 @@ def loaded(request: BuildRequest) -> BuildRequest:
 
     Where the user's arguments say what becomes of the image, that is what becomes of it.
     """
-    own = ("--load", "--push", "--output", "-o")
-    if any(word.partition("=")[0] in own for word in request.arguments):
+    given = request.arguments
+    if goes_elsewhere(given) or any(word.partition("=")[0] == "--load" for word in given):
         return request
-    return replace(request, arguments=(*request.arguments, "--load"))
+    return replace(request, arguments=(*given, "--load"))
+
+
+def goes_elsewhere(arguments: Iterable[str]) -> bool:
+    """Tell whether the user's arguments bring the image elsewhere than into the engine."""
+    return any(
+        word.partition("=")[0] in ("--push", "--output") or word.startswith("-o")
+        for word in arguments
+    )
 
 
 def tee(on_output: Output, tail: deque[str]) -> Output:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azure_pipelines_task_lib import Result, Task
+from signimage.dockerbuild import goes_elsewhere
 from signimage.dockerconfig import split_arguments
 from signimage.errors import SignImageError
 from signimage.imagedetails import image_details, post_image_details
@@ -55,8 +56,8 @@ def report_build(task: Task, inputs: Inputs, image_id: str) -> None:
     task.set_progress(100, "Built")
     names = ", ".join(f"{inputs.repository}:{tag}" for tag in inputs.tags)
     task.write(f"{names} is image {image_id}")
-    words = [word.partition("=")[0] for word in split_arguments(inputs.arguments)[0]]
-    left = "not signed" if {"--push", "--output", "-o"} & {*words} else "neither pushed nor signed"
+    is_elsewhere = goes_elsewhere(split_arguments(inputs.arguments)[0])
+    left = "not signed" if is_elsewhere else "neither pushed nor signed"
     task.set_result(Result.SUCCEEDED, f"{names} built, {left}")
 
 

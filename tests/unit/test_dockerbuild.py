@@ -23,7 +23,7 @@ def test_command_is_a_list_with_the_users_arguments_before_our_id_file() -> None
 def test_buildkit_brings_the_image_into_the_engine_unless_told_otherwise() -> None:
     plain = BuildRequest(Path("Dockerfile"), Path(), ("app:1",), arguments=("--no-cache",))
     assert loaded(plain).arguments == ("--no-cache", "--load")
-    for own in ("--load", "--push", "--output=type=local,dest=x", "-o"):
+    for own in ("--load", "--push", "--output=type=local,dest=x", "-o", "-otype=local,dest=x"):
         chosen = replace(plain, arguments=(own,))
         assert loaded(chosen) is chosen
 
