@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from signimage.buildarguments import BuildArguments, read_arguments
 from signimage.dockerbuild import TAIL, BuildRequest, failure, is_misuse, tee
 from signimage.enginestream import not_built, not_pushed
 from signimage.errors import EngineError, FormatError, InputError, SignImageError
@@ -35,17 +36,6 @@ from signimage.transport import readable, reason
 
 PROBE_S = 30  # buildx itself gives a builder far away 20 s to answer
 METADATA_MAX = 16 * 1024 * 1024  # bytes; complete provenance of a large build takes some 100 KiB
-# Flags of `docker buildx build` that take no value; every other one takes one.
-_SWITCHES = frozenset(
-    (  # noqa: SIM905 -- as a list this fills a screen
-        "--check --compress --debug --force-rm --help --load --no-cache --pull --push --quiet "
-        "--rm --squash"
-    ).split()
-)
-_SHORT_SWITCHES = "Dhq"
-_LONG_NAMES = {"-f": "--file", "-o": "--output", "-t": "--tag"}
-_DECIDES = ("--output", "--load")
-_OURS = ("--push", "--tag", "--metadata-file")
 # buildx itself takes this label of a worker for the sign of containerd's image store.
 _CONTAINERD_STORE = "org.mobyproject.buildkit.worker.snapshotter"
 _DIGEST = "containerimage.digest"
@@ -66,96 +56,6 @@ class Builder:
     driver: str
     by_digest: str = ""
     layout: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class BuildArguments:
-    """The user's build arguments, sorted by what becomes of them.
-
-    `kept` go on to the builder; `names` were given by `--tag` and are left out, because images
-    get their names when they are signed. `deciding` is the flag that says itself where the image
-    goes, empty if none does; `pushing` is the `--output` that brings it to a registry, with tags.
-    `file` is another Dockerfile than the one of the request.
-    """
-
-    kept: tuple[str, ...]
-    names: tuple[str, ...] = ()
-    builder: str = ""
-    platforms: str = ""
-    metadata_file: str = ""
-    deciding: str = ""
-    pushing: str = ""
-    file: str = ""
-
-
-# --- arguments ------------------------------------------------------------------------------
-
-
-def read_arguments(arguments: Sequence[str]) -> BuildArguments:
-    """Sort the user's build *arguments*; of flags that count once, the last one counts."""
-    kept: list[str] = []
-    names: list[str] = []
-    last: dict[str, str] = {}
-    pushing = ""
-    for flag, value, words in _options(arguments):
-        last[flag] = value
-        if flag == "--output" and _pushes(value):
-            pushing = value
-        if flag == "--tag":
-            names.append(value)
-        if flag not in _OURS:
-            kept += words
-    return BuildArguments(
-        kept=tuple(kept),
-        names=tuple(names),
-        builder=last.get("--builder", ""),
-        platforms=last.get("--platform", ""),
-        metadata_file=last.get("--metadata-file", ""),
-        deciding=next((flag for flag in _DECIDES if flag in last), ""),
-        pushing=pushing,
-        file=last.get("--file", ""),
-    )
-
-
-def without_push(arguments: Sequence[str]) -> tuple[str, ...]:
-    """The same *arguments* without `--push`, which would move every tag before it is signed."""
-    kept = (words for flag, _, words in _options(arguments) if flag != "--push")
-    return tuple(word for words in kept for word in words)
-
-
-def _pushes(output: str) -> bool:
-    """Tell whether an *output* goes to a registry, as BuildKit reads it."""
-    fields = dict(
-        field.strip().lower().partition("=")[::2]
-        for row in csv.reader(output.splitlines())
-        for field in row
-    )
-    is_pushed = fields.get("push", "false") not in ("0", "f", "false")
-    return fields.get("type") == "registry" or is_pushed
-
-
-def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Yield each flag under its long name, its value, and the words that it stands in."""
-    words = iter(arguments)
-    for word in words:
-        flag, value, is_complete = _parts(word)
-        if is_complete:
-            yield flag, value, (word,)
-        else:
-            following = tuple(word for word in (next(words, None),) if word is not None)
-            yield flag, "".join(following), (word, *following)
-
-
-def _parts(word: str) -> tuple[str, str, bool]:
-    """Return flag and value of a *word*, and whether the value is not in the next one."""
-    if word.startswith("--"):
-        flag, given, value = word.partition("=")
-        return flag, value, bool(given) or flag in _SWITCHES
-    letters = word[1:].lstrip(_SHORT_SWITCHES) if word.startswith("-") else ""
-    if not letters:
-        return word, "", True
-    flag, value = f"-{letters[0]}", letters[1:]
-    return _LONG_NAMES.get(flag, flag), value.removeprefix("="), bool(value)
 
 
 # --- builders -------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from signimage.buildarguments import flags
 from signimage.programs import Output
 from signimage.transport import readable
 
@@ -45,18 +46,10 @@ def loaded(request: BuildRequest) -> BuildRequest:
 
     Where the user's arguments say what becomes of the image, that is what becomes of it.
     """
-    given = request.arguments
-    if goes_elsewhere(given) or any(word.partition("=")[0] == "--load" for word in given):
+    decided = ("--load", "--push", "--output")
+    if any(flag.name in decided for flag in flags(request.arguments)):
         return request
-    return replace(request, arguments=(*given, "--load"))
-
-
-def goes_elsewhere(arguments: Iterable[str]) -> bool:
-    """Tell whether the user's arguments bring the image elsewhere than into the engine."""
-    return any(
-        word.partition("=")[0] in ("--push", "--output") or word.startswith("-o")
-        for word in arguments
-    )
+    return replace(request, arguments=(*request.arguments, "--load"))
 
 
 def tee(on_output: Output, tail: deque[str]) -> Output:

@@ -14,7 +14,6 @@ import base64
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import sys
 import tempfile
@@ -24,9 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from signimage.buildarguments import named_variables
 from signimage.errors import InputError
 from signimage.oci import DOCKER_HUB
-from signimage.transport import Credentials, readable
+from signimage.transport import Credentials
 
 _HUB_KEY = "https://index.docker.io/v1/"
 _DEFAULT_HOST = (
@@ -47,10 +47,6 @@ _PASSED_NAMES = frozenset(
     ).split()
 )
 _PASSED_PREFIXES = ("LC_", "XDG_", "BUILDKIT_", "BUILDX_")
-# Flags of `docker build` that the engine's own classic builder understands, and its names.
-_ENGINE_VALUES = {"--target": "target", "--platform": "platform", "--network": "network_mode"}
-_ENGINE_SWITCHES = {"--no-cache": "nocache", "--pull": "pull", "--squash": "squash"}
-_TRUST_FLAG = "--disable-content-trust"
 # Removed by the task library already; a child must not get them even if it is asked to.
 _SECRET_PREFIXES = (
     "INPUT_",
@@ -204,69 +200,6 @@ def is_passed(name: str) -> bool:
     return name in _PASSED_NAMES or name.startswith(_PASSED_PREFIXES)
 
 
-def split_arguments(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split build arguments as a POSIX shell would, without doing anything else that it does.
-
-    Returns:
-        The arguments, and those left out because they mean nothing any more: content trust is
-        what this product is for, and the flag has left Docker.
-
-    Raises:
-        InputError: A quotation is not closed.
-    """
-    try:
-        words = shlex.split(text, posix=True)
-    except ValueError as error:
-        raise InputError("arguments: expected every quotation to be closed") from error
-    dropped = tuple(word for word in words if word.partition("=")[0] == _TRUST_FLAG)
-    return tuple(word for word in words if word not in dropped), dropped
-
-
-def named_variables(arguments: Sequence[str]) -> frozenset[str]:
-    """Return the environment variables that build *arguments* tell Docker to read."""
-    names: set[str] = set()
-    for flag, value in _flags(arguments):
-        if flag == "--build-arg" and "=" not in value:
-            names.add(value)
-        elif flag == "--secret":
-            fields = dict(item.partition("=")[::2] for item in value.split(","))
-            source = fields.get("env")
-            if source is None and not {"src", "source"} & fields.keys():
-                source = fields.get("id")  # Docker then looks for a variable of that name
-            names.add(source or "")
-    return frozenset(names - {""})
-
-
-def engine_options(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Translate build arguments for an engine without a command line beside it.
-
-    `--build-arg NAME` takes its value from *environment*, and none if it is not there.
-
-    Raises:
-        InputError: One needs the command line.
-    """
-    options: dict[str, Any] = {"buildargs": {}}
-    words = iter(arguments)
-    for word in words:
-        flag, equals, value = word.partition("=")
-        if flag in _ENGINE_SWITCHES and value in ("", "true"):
-            options[_ENGINE_SWITCHES[flag]] = True
-            continue
-        if flag not in _ENGINE_VALUES and flag != "--build-arg":
-            raise InputError(
-                f"arguments: {readable(flag)!r} needs the docker command line, which is not here",
-                hint="Install the docker command on the agent",
-            )
-        value = value if equals else next(words, "")
-        if flag != "--build-arg":
-            options[_ENGINE_VALUES[flag]] = value
-        else:
-            name, given, content = value.partition("=")
-            if given or name in environment:
-                options["buildargs"][name] = content if given else environment[name]
-    return options
-
-
 def engine_address(environ: Mapping[str, str]) -> EngineAddress:
     """Return the engine that the Docker command line would use in *environ*.
 
@@ -302,16 +235,6 @@ def engine_variables(environ: Mapping[str, str]) -> dict[str, str]:
         variables["DOCKER_CERT_PATH"] = str(Path(address.ca or address.certificate).parent)
         variables["DOCKER_TLS_VERIFY" if address.is_verified else "DOCKER_TLS"] = "1"
     return variables
-
-
-def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield flags with their values, from `--flag=value` and `--flag value` alike."""
-    for index, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if equals and flag.startswith("--"):
-            yield flag, value
-        elif argument.startswith("--") and index + 1 < len(arguments):
-            yield argument, arguments[index + 1]
 
 
 def _any(_value: Any) -> bool:

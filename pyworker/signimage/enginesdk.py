@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from signimage.buildarguments import flags, given_values
 from signimage.buildx import Builder
 from signimage.dockerbuild import BuildRequest
 from signimage.dockerconfig import (
@@ -20,7 +21,6 @@ from signimage.dockerconfig import (
     EngineAddress,
     child_environment,
     engine_address,
-    engine_options,
 )
 from signimage.enginestream import (
     Pushed,
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 SILENCE_S = 600  # the engine may compress a large layer for minutes without a word
 PROBE_S = 20  # for a question that takes some 30 ms: a version
 _NEEDS_COMMAND = ("npipe:", "ssh:")
+# Flags of `docker build` that the engine's own classic builder understands, and its names.
+_VALUES = {"--target": "target", "--platform": "platform", "--network": "network_mode"}
+_SWITCHES = {"--no-cache": "nocache", "--pull": "pull", "--squash": "squash"}
 
 
 @final
@@ -217,3 +220,24 @@ def _why(error: Exception) -> str:
         return "it takes connections and does not answer"
     words = reason(error)
     return readable(str(error)) if words.startswith("unexpected ") else words
+
+
+def engine_options(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Translate build *arguments* for the engine's own builder.
+
+    Raises:
+        InputError: One needs the command line.
+    """
+    options: dict[str, Any] = {"buildargs": given_values(arguments, environment)}
+    for flag in flags(arguments):
+        if flag.name in _SWITCHES and flag.value in ("", "true"):
+            options[_SWITCHES[flag.name]] = True
+        elif flag.name in _VALUES:
+            options[_VALUES[flag.name]] = flag.value
+        elif flag.name != "--build-arg":
+            raise InputError(
+                f"arguments: {readable(flag.name)!r} needs the docker command line, "
+                "which is not here",
+                hint="Install the docker command on the agent",
+            )
+    return options

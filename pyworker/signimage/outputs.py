@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azure_pipelines_task_lib import Result, Task
-from signimage.dockerbuild import goes_elsewhere
-from signimage.dockerconfig import split_arguments
+from signimage.buildarguments import goes_elsewhere, split_arguments
 from signimage.errors import SignImageError
 from signimage.imagedetails import image_details, post_image_details
 from signimage.inputs import Command, Inputs

@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from signimage.azure import pipeline_labels
-from signimage.buildx import read_arguments
+from signimage.buildarguments import read_arguments, split_arguments
 from signimage.dockerbuild import BuildRequest
-from signimage.dockerconfig import login_key, private_config, split_arguments
+from signimage.dockerconfig import login_key, private_config
 from signimage.dockerfile import (
     build_context,
     find_dockerfile,

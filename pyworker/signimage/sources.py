@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from signimage.buildx import Builder, check_platforms, read_arguments, without_push
+from signimage.buildarguments import read_arguments, without_push
+from signimage.buildx import Builder, check_platforms
 from signimage.dockerbuild import BuildRequest
 from signimage.dockerfile import base_image
 from signimage.engine import Docker

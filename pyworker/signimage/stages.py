@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
+from signimage.buildarguments import flags, given_values
 from signimage.errors import FormatError, InputError
 from signimage.instructions import Instruction, Listing, Passage, parse, parse_words, triggered
 from signimage.oci import Reference
@@ -129,32 +130,20 @@ def build_options(
         build_platform: What the builder runs on, if that is known.
         is_classic: The engine's own builder is used.
     """
-    given: dict[str, str] = {}
+    last: dict[str, str] = {}
     contexts: dict[str, str] = {}
-    wanted = environment.get("DOCKER_DEFAULT_PLATFORM", "")
-    has_target = False
-    words = iter(arguments)
-    for word in words:
-        flag, equals, value = word.partition("=")
-        if flag not in ("--build-arg", "--build-context", "--platform", "--target"):
-            continue
-        value = value if equals else next(words, "")
-        name, has_value, content = value.partition("=")
-        if flag == "--target":
-            has_target = True
-        elif flag == "--platform":
-            wanted = value
-        elif flag == "--build-context":
-            contexts[name] = content
-        elif has_value or name in environment:
-            given[name] = content if has_value else environment[name]
+    for flag in flags(arguments):
+        last[flag.name] = flag.value
+        if flag.name == "--build-context":
+            name, _, contexts[name] = flag.value.partition("=")
+    wanted = last.get("--platform", environment.get("DOCKER_DEFAULT_PLATFORM", ""))
     return BuildOptions(
-        given,
+        given_values(arguments, environment),
         contexts,
         tuple(platforms) or tuple(filter(None, wanted.split(","))),
         build_platform,
         is_classic,
-        has_target,
+        "--target" in last,
     )
 
 

@@ -13,18 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from signimage.buildarguments import BuildArguments, read_arguments
 from signimage.buildx import (
     METADATA_MAX,
-    BuildArguments,
     Builder,
     build_by_digest,
     build_layout,
     check_platforms,
     find_builder,
-    read_arguments,
     read_builder,
     read_metadata,
-    without_push,
 )
 from signimage.dockerbuild import BuildRequest
 from signimage.errors import EngineError, FormatError, InputError, SignImageError
@@ -125,70 +123,6 @@ METADATA = {
     "containerimage.digest": DIGEST,
     "image.name": "localhost:15999/a/b",
 }
-
-
-# --- arguments ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("--pull --label a=b", BuildArguments(("--pull", "--label", "a=b"))),
-        ("--push --no-cache", BuildArguments(("--no-cache",))),
-        ("--push=true", BuildArguments(())),
-        ("-t a:1 --tag=b:2 -tc:3", BuildArguments((), names=("a:1", "b:2", "c:3"))),
-        ("-qt a:1 -q", BuildArguments(("-q",), names=("a:1",))),
-        ("--label --push", BuildArguments(("--label", "--push"))),
-        ("--metadata-file m --metadata-file=n", BuildArguments((), metadata_file="n")),
-        ("--iidfile i", BuildArguments(("--iidfile", "i"))),
-        ("--builder=x --builder y", BuildArguments(("--builder=x", "--builder", "y"), builder="y")),
-        ("--platform=p", BuildArguments(("--platform=p",), platforms="p")),
-        ("--load", BuildArguments(("--load",), deciding="--load")),
-        ("-otype=local,dest=x", BuildArguments(("-otype=local,dest=x",), deciding="--output")),
-        ("-o=x", BuildArguments(("-o=x",), deciding="--output")),
-        ("--output x", BuildArguments(("--output", "x"), deciding="--output")),
-        ("--provenance=max --sbom=true", BuildArguments(("--provenance=max", "--sbom=true"))),
-        ("-f x --tag", BuildArguments(("-f", "x"), names=("",), file="x")),
-        ("- .", BuildArguments(("-", "."))),
-    ],
-)  # fmt: skip
-def test_arguments_are_sorted_by_what_becomes_of_them(words: str, expected: BuildArguments) -> None:
-    assert read_arguments(words.split()) == expected
-
-
-@pytest.mark.parametrize(
-    "output",
-    ["type=registry", "type=image,push=true", 'type=image,"name=a,b",push=1', "push=,type=image"],
-)
-def test_an_output_to_a_registry_is_known_as_such(output: str) -> None:
-    assert read_arguments(["-o", output, "--output=type=local,dest=x"]).pushing == output
-
-
-@pytest.mark.parametrize(
-    "output", ["x", "type=local,dest=push=true", "type=image,push=false", "type=docker", ""]
-)
-def test_an_output_to_anywhere_else_pushes_nothing(output: str) -> None:
-    assert read_arguments(["--output", output]).pushing == ""
-
-
-def test_what_pushes_is_taken_out_and_nothing_else() -> None:
-    words = ("--push", "-t", "a:1", "--label", "--push", "--push=true", "--load")
-    assert without_push(words) == ("-t", "a:1", "--label", "--push", "--load")
-
-
-WORDS = st.one_of(
-    st.sampled_from(["--push", "--tag", "-t", "-q", "--load", "--label", "--metadata-file=m", "-"]),
-    st.text(max_size=8),
-)
-
-
-@given(st.lists(WORDS, max_size=8))
-def test_what_is_kept_is_kept_again(words: list[str]) -> None:
-    kept = read_arguments(words).kept
-    remaining = iter(words)
-    assert all(word in remaining for word in kept), "in the order of the user"
-    again = read_arguments(kept)
-    assert (again.kept, again.names, again.metadata_file) == (kept, (), "")
 
 
 # --- builders -------------------------------------------------------------------------------

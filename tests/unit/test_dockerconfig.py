@@ -11,17 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from signimage.buildarguments import named_variables
 from signimage.dockerconfig import (
     DockerConfig,
     EngineAddress,
     child_environment,
     engine_address,
-    engine_options,
     engine_variables,
     log_in,
-    named_variables,
     private_config,
-    split_arguments,
     user_folder,
 )
 from signimage.errors import InputError
@@ -165,45 +163,6 @@ def test_broken_configuration_of_the_user_is_named(tmp_path: Path, home: Path, t
         private_config(tmp_path, AUTHS, {"HOME": str(home)}),
     ):
         pass
-
-
-# --- arguments ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "words", "dropped"),
-    [
-        ("", (), ()),
-        ("--build-arg A=1  --pull\n--no-cache", ("--build-arg", "A=1", "--pull", "--no-cache"), ()),
-        ("--label 'A=b c' \"x=$(y) `z`\"", ("--label", "A=b c", "x=$(y) `z`"), ()),
-        ("--disable-content-trust=false --pull", ("--pull",), ("--disable-content-trust=false",)),
-        ("--disable-content-trust", (), ("--disable-content-trust",)),
-        ("--label a=--disable-content-trust", ("--label", "a=--disable-content-trust"), ()),
-    ],
-)  # fmt: skip
-def test_arguments_are_split_and_never_run(
-    text: str, words: tuple[str, ...], dropped: tuple[str, ...]
-) -> None:
-    assert split_arguments(text) == (words, dropped)
-
-
-def test_open_quotation_is_wrong_input_and_not_shown() -> None:
-    with pytest.raises(InputError, match="expected every quotation to be closed") as caught:
-        split_arguments("--build-arg 'TOKEN=s3cret")
-    assert "s3cret" not in str(caught.value)
-
-
-def test_engine_without_a_command_line_understands_some_arguments() -> None:
-    arguments = ("--build-arg", "A=1=2", "--build-arg=B", "--build-arg=C", "--target=x", "--pull")
-    assert engine_options(arguments, {"B": "b"}) == {
-        "buildargs": {"A": "1=2", "B": "b"}, "target": "x", "pull": True
-    }  # fmt: skip
-
-
-def test_engine_without_a_command_line_refuses_the_others() -> None:
-    with pytest.raises(InputError, match="'--secret' needs the docker command line") as caught:
-        engine_options(("--secret=id=s3cret",), {})
-    assert "s3cret" not in caught.value.sentence
 
 
 # --- what a child sees ----------------------------------------------------------------------

@@ -14,11 +14,13 @@ import pytest
 from signimage.dockerbuild import BuildRequest
 from signimage.dockerconfig import DockerConfig
 from signimage.engine import Docker
+from signimage.enginesdk import engine_options
 from signimage.enginestream import Pushed, Versions
 from signimage.errors import (
     BuildError,
     EngineError,
     FormatError,
+    InputError,
     NotFoundError,
     RemoteError,
     UnauthorizedError,
@@ -250,3 +252,16 @@ def test_library_and_engine_tell_their_versions(docker: Docker) -> None:
     versions = docker.versions()
     assert versions == Versions(versions.client, "28.2.2")
     assert versions.client.startswith("docker-py ")
+
+
+def test_engine_without_a_command_line_understands_some_arguments() -> None:
+    arguments = ("--build-arg", "A=1=2", "--build-arg=B", "--build-arg=C", "--target=x", "--pull")
+    assert engine_options(arguments, {"B": "b"}) == {
+        "buildargs": {"A": "1=2", "B": "b"}, "target": "x", "pull": True
+    }  # fmt: skip
+
+
+def test_engine_without_a_command_line_refuses_the_others() -> None:
+    with pytest.raises(InputError, match="'--secret' needs the docker command line") as caught:
+        engine_options(("--secret=id=s3cret",), {})
+    assert "s3cret" not in caught.value.sentence

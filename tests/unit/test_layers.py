@@ -79,7 +79,7 @@ _LAYERS = (
     ("keys",),
     ("certificates", "permissions"),
     ("stages",),
-    ("instructions",),
+    ("instructions", "buildarguments"),
     ("substitution",),
     ("der", "pem", "canonical", "oci"),
     ("errors", "variables"),
