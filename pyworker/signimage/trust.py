@@ -11,7 +11,7 @@ Rules, for every file:
 2. Enough distinct keys of its role signed it; a signature whose key ID and key disagree spoils
    the whole file, and signatures of foreign keys count for nothing.
 3. Its version is not below the highest one ever seen for that role (the *floor*), delegations
-   and root included.
+   and root included; a delegation that was seen and has no file any more is below it, too.
 4. It has not expired. Only a root that merely links an older root to a newer one may have.
 
 And for root:
@@ -392,6 +392,21 @@ class TrustedRepository:
         self._targets[name] = signed
         for entry in signed.body.children(name):
             self._entries.setdefault(entry.name, entry)  # of two with one name, the first counts
+            self._check_not_gone(entry.name)
+
+    def _check_not_gone(self, name: str) -> None:
+        """Refuse a delegation that was seen before and that the snapshot names no more (rule 3)."""
+        floor = self.floors.get(name, 0)
+        if not floor or name in self.snapshot.body.meta:
+            return
+        error = RollbackError(
+            f"{self._name(name)}: expected version {floor} or later, got none",
+            hint="The trust server hides what it showed before. If its signer was removed and "
+            f"added again, begin the role anew: signimage witness --drop {self.gun} {name}",
+        )
+        self._rejected[name] = Rejection(error, floor)
+        if error.sentence not in self.warnings:
+            self.warnings.append(error.sentence)
 
     def _forget_targets(self) -> None:
         self._targets.clear()

@@ -14,7 +14,15 @@ from signimage.filemeta import FileMeta
 from signimage.keys import PublicKey
 from signimage.lookup import signing_roles
 from signimage.metadata import RELEASES, ROOT, TARGETS, Targets, payload
-from signimage.publication import Changes, signer_plan, signer_removal_plan, signing_plan
+from signimage.publication import (
+    Changes,
+    Recovery,
+    signer_plan,
+    signer_removal_plan,
+    signing_plan,
+    witness_plan,
+)
+from signimage.signing import check_may_sign
 from signimage.trust import TrustedRepository
 from signimage.trustcache import TrustCache
 from unit.repositories import (
@@ -35,6 +43,7 @@ from unit.small_server import Reply, Request
 from unit.trust_server import CI, NEW, Peer, TrustServerModel, error, refuse
 
 QA = key("qa").public_key
+AT_HAND = {CI: key("ci")}
 OWNER = {key("targets").public_key.canonical_id: key("targets")}
 
 
@@ -60,6 +69,20 @@ def test_a_kept_root_that_was_brought_back_does_not_lower_the_floor_of_roots(
     peer.model.current.update(honest)
     peer.model.sign_snapshot()
     assert peer.client(tmp_path).refresh().root.body.version == 2
+
+
+def test_releases_that_the_server_hides_are_not_begun_anew(peer: Peer, tmp_path: Path) -> None:
+    """Case 14: whoever takes them for unpublished signs a list of their own tag alone."""
+    peer.client(tmp_path).refresh()
+    del peer.model.current[RELEASES]
+    peer.model.sign_snapshot()
+    with (
+        peer.untouched(),
+        pytest.raises(RollbackError, match=f"{RELEASES} of {GUN}: expected version 1 or later"),
+    ):
+        check_may_sign(peer.client(tmp_path).refresh(), "2.0", CI)
+    again = peer.client(tmp_path).publish(witness_plan([RELEASES], Recovery.DROP), AT_HAND)
+    assert again.repository.targets(RELEASES).version == 2
 
 
 def test_targets_that_arrived_without_an_answer_are_looked_at_twice(

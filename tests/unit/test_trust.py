@@ -186,6 +186,23 @@ def test_a_delegation_that_goes_back_is_not_believed() -> None:
         released(repository, "1.0")
 
 
+@pytest.mark.parametrize("role", ["targets/ci", RELEASES])
+def test_a_delegation_that_was_seen_and_is_hidden_has_gone_back(role: str) -> None:
+    """Case 14: to say nothing of a role is to show it as it was before it was published."""
+    good = GoodRepository()
+    good.targets = replace(good.targets, targets={"1.0": OTHER_IMAGE})
+    del good.delegated[role]
+    repository = believe(good.files(), floors={role: 5})
+    with pytest.raises(RollbackError, match=f"{role} of {GUN}: expected version 5 or later, got n"):
+        repository.targets(role)
+    assert [role in warning for warning in repository.warnings] == [True]
+    if role == RELEASES:
+        with pytest.raises(RollbackError, match=f"{RELEASES} of {GUN}: expected version 5"):
+            released(repository, "1.0")
+    else:
+        assert signers_of(repository, "1.0", released(repository, "1.0")) == ()
+
+
 def test_an_invalid_releases_role_never_falls_back_to_targets() -> None:
     """Case 17."""
     good = GoodRepository()
