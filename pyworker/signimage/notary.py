@@ -73,7 +73,7 @@ class TrustServer:
     cache: TrustCache | None = None
     clock: Clock = utc_now
     ignores_expiry: bool = False
-    _root: bytes = b""
+    _root: bytes | None = None  # what was kept as a file may be empty
     _files: dict[bytes, bytes] = field(default_factory=dict)  # by SHA-256
     _floors: dict[str, int] = field(default_factory=dict)
     _seen: TrustedRepository | None = None  # by the last look
@@ -135,7 +135,7 @@ class TrustServer:
         repository = TrustedRepository(
             self.gun, self.clock(), self.pins, self._floors, ignores_expiry=self.ignores_expiry
         )
-        if self._root:
+        if self._root is not None:
             repository.resume_root(self._root)
         else:
             self._meet(repository)
@@ -259,7 +259,7 @@ class TrustServer:
         Raises:
             RootPinError: Some was, and nobody has forgotten it.
         """
-        if self._root or self._floors:  # the floors outlive a deleted cache
+        if self._root is not None or self._floors:  # the floors outlive a deleted cache
             raise RootPinError(
                 f"{self.gun} had trust data when we looked last, and {self.api.url} has none now",
                 hint="If it was deleted on purpose, forget it first: "
@@ -334,9 +334,10 @@ class TrustServer:
         if self.pins.is_pinned:
             # Pins may be newer than what was kept: it is believed only if they speak for it.
             repository.trust_first_root(root, newest=False)
+            self._root = root
         else:
+            self._root = root  # even if it does not hold: what was kept leaves no first use
             repository.resume_root(root)
-        self._root = root
         for role, load in (
             (TIMESTAMP, repository.load_timestamp),
             (SNAPSHOT, repository.load_snapshot),

@@ -132,10 +132,15 @@ class TrustedRepository:
 
         Raises:
             TrustError: It does not even hold by its own keys.
+            FormatError: It is damaged.
         """
         what = f"kept {self._name(ROOT)}"
-        kept = Signed.parse(data, Root, what=what)
-        self._check_root_signed(kept, kept.body, what, expired=True)
+        try:
+            kept = Signed.parse(data, Root, what=what)
+            self._check_root_signed(kept, kept.body, what, expired=True)
+        except (FormatError, ThresholdError) as error:
+            error.hint = f"Find out who changed it; then run: signimage repo forget {self.gun}"
+            raise
         self._accept_root(kept, data)
 
     def rotate_root(self, data: bytes, *, newest: bool) -> None:

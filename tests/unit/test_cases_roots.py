@@ -1,6 +1,7 @@
 """Acceptance cases 21, 23 and 24: rotated keys, and repositories that were made anew."""
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from signimage.errors import (
     TrustError,
 )
 from signimage.lookup import released
-from signimage.metadata import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Role
+from signimage.metadata import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Role, Root
 from signimage.trust import TrustedRepository
 from signimage.trustcache import TrustCache
 from unit.repositories import (
@@ -301,3 +302,50 @@ def test_a_recreated_repository_is_refused_until_it_is_forgotten(
         assert caught.value.hint.startswith("The repository was re-created, or somebody replaced")
     TrustCache(cache, GUN).forget()
     assert released(peer.client(cache).refresh(), "1.0") == IMAGE
+
+
+# --- A kept root that does not hold -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", ["", "{", "<html>", '"expires":"3'])
+def test_a_kept_root_that_is_damaged_is_no_first_use(
+    peer: Peer, tmp_path: Path, content: str
+) -> None:
+    """Case 24: what was believed before leaves nobody the chance to be the first."""
+    cache = tmp_path / "trust"
+    peer.client(cache).refresh()
+    file = cache / "tuf" / GUN / "metadata" / "root.json"
+    whole = file.read_text()
+    file.write_text(whole.replace('"expires":"2', content) if "expires" in content else content)
+    _recreate(peer, good_root("stranger", version=5))
+    for _ in range(2):
+        with (
+            peer.untouched(cache),
+            pytest.raises(SignImageError, match=f"kept root of {GUN}: expected ") as caught,
+        ):
+            peer.client(cache).refresh()
+        assert caught.value.hint.endswith(f"then run: signimage repo forget {GUN}")
+    TrustCache(cache, GUN).forget()
+    assert released(peer.client(cache).refresh(), "1.0") == IMAGE
+
+
+def test_a_clock_that_is_behind_makes_no_first_use_of_a_kept_root(
+    peer: Peer, tmp_path: Path
+) -> None:
+    """Case 24: a certificate that is not valid yet is no reason to believe a stranger's."""
+    cache = tmp_path / "trust"
+    peer.client(cache).refresh()
+    peer.now = NOW - timedelta(days=30)
+    _recreate(peer, good_root("stranger", version=5, since=NOW - timedelta(days=60)))
+    with (
+        peer.untouched(cache),
+        pytest.raises(TrustError, match=f"kept root of {GUN}: its root certificate is valid from"),
+    ):
+        peer.client(cache).refresh()
+
+
+def _recreate(peer: Peer, root: Root) -> None:
+    """Show trust data that a stranger made anew, under *root*."""
+    anew = newer(GoodRepository(root=root, signers={ROOT: [key("stranger")]}))
+    peer.model.versions.clear()
+    peer.model.hold(anew)
