@@ -38,6 +38,7 @@ LIFETIMES = {ROOT: timedelta(days=10 * 365), TARGETS: timedelta(days=3 * 365)}
 _ENVELOPE = ("signed", "signatures")
 # The targets stand between these in a file as Notary writes it.
 _TARGETS, _AFTER_TARGETS = ',"targets":{', '},"version":'
+_KEY_ID = re.compile(r"[0-9a-f]{64}")
 _DELEGATION_NAME = re.compile(r"targets(?:/[-a-z0-9_]+)+", re.ASCII)
 _MAX_ROLE_NAME = 255  # bytes; Notary's limit
 # A root has one more for each former root key; to try one costs up to 1 ms.
@@ -402,6 +403,10 @@ def _shown(value: Any) -> str:
 
 
 def _keys(values: Mapping[str, Any], what: str) -> dict[str, PublicKey]:
+    for key_id in values:
+        # Pages, logs and commands to copy show it as it is.
+        if not _KEY_ID.fullmatch(key_id):
+            raise FormatError(f"{what}: expected key IDs of 64 hex digits, got {key_id[:64]!r}")
     return {key_id: PublicKey.from_json(value, what=what) for key_id, value in values.items()}
 
 

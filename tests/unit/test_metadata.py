@@ -172,6 +172,8 @@ def test_control_characters_are_refused() -> None:
         ('"paths":[""]', '"paths":[1]', "paths must hold strings, got a number"),
         ('"name":"targets/ci"', '"name":null', "name must be a string, got nothing"),
         ('"signatures":[', '"signatures":[5,', "signature: expected an object, got a number"),
+        ('"keys":{"', '"keys":{"`|sh', "expected key IDs of 64 hex digits, got '`|sh"),
+        ('"keys":{"', '"keys":{"F', "expected key IDs of 64 hex digits, got 'F"),
     ],
 )
 def test_one_odd_member_is_enough(old: str, new: str, message: str) -> None:
