@@ -4,7 +4,8 @@ The rules of this file:
 
 1. The agent masks nothing in a page. So it holds nothing that the agent would mask in the log:
    no secret, and of a registry whose address came out of a service connection not even that.
-2. Every word that comes from outside has a grammar without markup (names, tags, digests).
+2. Every word that comes from outside has a grammar without markup (names, tags, digests, key IDs,
+   the trust server's address).
 """
 
 from dataclasses import dataclass

@@ -15,6 +15,7 @@ Specification: Notary 0.7, `server.go` (`docs/protocol.md`, "Publishing").
 """
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,6 +55,9 @@ _MAX_FILE = 100 * 1024 * 1024  # bytes; also when the snapshot names more
 _MAX_CHANGES = 8 * 1024 * 1024  # bytes; a record of a change is about 300
 
 _MAX_ORPHANS = 100
+
+# Of an address that pages show within a command to copy.
+_ADDRESS = re.compile(r"[A-Za-z0-9.:/_~%+\[\]-]+")
 
 
 def default_trust_server(host: str) -> str:
@@ -311,7 +315,7 @@ def _is_address(url: str) -> bool:
         usable = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-    return usable and not parts.query and not parts.fragment and "@" not in parts.netloc
+    return usable and bool(_ADDRESS.fullmatch(url))
 
 
 def _is_absent(response: Response) -> bool:

@@ -433,6 +433,10 @@ def test_a_server_that_acknowledges_and_shows_nothing_is_told_so(
         "https://",
         "http://trust.example",
         "trust.example",
+        # The page of a run shows it within a command to copy.
+        "https://trust.example/;curl$IFS.x",
+        "https://trust.example/```",
+        "https://trust.example\n/x",
     ],
 )
 def test_what_is_no_address_of_a_trust_server_is_refused_without_its_secrets(url: str) -> None:
