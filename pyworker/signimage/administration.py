@@ -470,7 +470,7 @@ def _released(repository: TrustedRepository) -> Iterator[tuple[str, FileMeta]]:
     seen = set()
     for role in (RELEASES, TARGETS):
         for tag, meta in repository.targets(role).targets.items():
-            if (tag, meta.sha256) not in seen:
+            if (tag, meta.sha256) not in seen and repository.admits(role, tag):
                 seen.add((tag, meta.sha256))
                 yield tag, meta
 

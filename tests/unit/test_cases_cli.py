@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -20,7 +20,7 @@ from signimage.errors import CertificateError, InputError, RemoteError, Unauthor
 from signimage.metadata import RELEASES
 from signimage.oci import Repository
 from unit.certificates import Authority
-from unit.repositories import IMAGE, GoodRepository, believe, content
+from unit.repositories import GUN, IMAGE, GoodRepository, believe, content
 from unit.small_server import Reply, Request, SmallServer
 from unit.vectors import GUNS, MOMENT, VECTORS, role_files
 
@@ -44,6 +44,16 @@ def test_an_inspection_shows_numbers_of_any_length() -> None:
     good.delegated[RELEASES] = content(dict.fromkeys(reversed(names), IMAGE))
     rows = inspection("app", believe(good.files()))["SignedTags"]
     assert [row["SignedTag"] for row in rows] == names
+
+
+def test_an_inspection_shows_nothing_that_a_role_may_not_release() -> None:
+    """Case 50: what no consumer gets is not listed among the signed tags."""
+    good = GoodRepository()
+    entries = tuple(replace(each, paths=("v",)) for each in good.targets.delegations)
+    good.targets = replace(good.targets, delegations=entries)
+    good.delegated[RELEASES] = content({"1.0": IMAGE, "v1": IMAGE})
+    shown = inspection(GUN, believe(good.files()))["SignedTags"]
+    assert [each["SignedTag"] for each in shown] == ["v1"]
 
 
 # --- Whom to ask, and as whom -----------------------------------------------------------------
