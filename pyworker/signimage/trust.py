@@ -206,6 +206,7 @@ class TrustedRepository:
         self._check_floor(ROOT, self.root.body, self._name(ROOT))
         self._check_expiry(self.root.body, self._name(ROOT))
         self._warn_of_root_expiry()
+        self.files = {ROOT: self.files[ROOT]}  # of a state that failed half-way nothing is left
         self._timestamp = self._checked(data, Timestamp, TIMESTAMP)
         self._snapshot = None
 

@@ -33,6 +33,7 @@ from unit.repositories import (
     good_root,
     good_targets,
     key,
+    newer,
     sign,
 )
 
@@ -326,6 +327,19 @@ class TestRootRotation:
         other = GoodRepository(root=good_root("new"), signers={ROOT: [key("new")]})
         with pytest.raises(RootPinError, match="shows another root than the one believed before"):
             repository.check_same_root(other.files()[ROOT])
+
+
+def test_a_later_state_keeps_no_file_of_the_one_before() -> None:
+    """What was loaded of a state that failed half-way is not taken for a part of the next."""
+    repository = believe(GoodRepository().files())
+    good = newer(GoodRepository())
+    del good.delegated["targets/ci"]
+    files = good.files()
+    repository.load_timestamp(files[TIMESTAMP])
+    repository.load_snapshot(files[SNAPSHOT])
+    repository.load_targets(files[TARGETS])
+    repository.load_delegation(RELEASES, files[RELEASES])
+    assert repository.files == files
 
 
 def test_plain_targets_have_no_rejected_roles() -> None:
