@@ -11,7 +11,7 @@ Grammar: OCI Distribution Specification 1.1, "Pulling manifests", and Docker's f
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
@@ -20,6 +20,17 @@ from signimage.errors import FormatError, HashMismatchError, InputError
 DOCKER_HUB = "docker.io"
 # Names that Docker has used for its Hub; trust data and credentials know only the first.
 _DOCKER_HUB_ALIASES = frozenset({DOCKER_HUB, "index.docker.io", "registry-1.docker.io"})
+
+INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+IMAGE_TYPES = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+# The members of either; whoever reads in Go takes them in any letter case.
+DOCUMENT_MEMBERS = ("schemaVersion", "mediaType", "config", "layers", "manifests", "subject")
 
 # Lower-case only: two spellings of one digest would sign as two different targets.
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -311,6 +322,25 @@ class StoredImage(Protocol):
 
         Only after `blobs` has come to its end.
         """
+
+
+def check_type(document: Mapping[str, object], expected: str, *, what: str) -> None:
+    """Refuse a *document* that is no image or index, or not the *expected* one alone.
+
+    What one reader takes for an image and another for an index has one digest, and so one
+    signature for both (CVE-2021-41190).
+
+    Raises:
+        FormatError: It is of another type, or may be read as another.
+    """
+    if expected not in INDEX_TYPES + IMAGE_TYPES:
+        raise FormatError(f"{what}: expected an image or an index, got type {expected!r}")
+    if document.get("mediaType") not in (None, expected):
+        raise FormatError(f"{what}: expected type {expected!r}, got another one inside")
+    foreign = ("config", "layers") if expected in INDEX_TYPES else ("manifests",)
+    for member in foreign:
+        if document.get(member) is not None:
+            raise FormatError(f"{what}: expected no {member!r} in type {expected!r}, got one")
 
 
 def check_tag(tag: str) -> None:

@@ -26,24 +26,21 @@ from signimage.imagefiles import (
     read_document,
 )
 from signimage.members import Members, kind_of
-from signimage.oci import Blob, Descriptor, Digest, Manifest, Reference
+from signimage.oci import (
+    DOCUMENT_MEMBERS,
+    INDEX_TYPES,
+    Blob,
+    Descriptor,
+    Digest,
+    Manifest,
+    Reference,
+    check_type,
+)
 
 LAYOUT = "oci-layout"
 _INDEX = "index.json"
 _VERSION = "1.0.0"
 
-_INDEX_TYPES = frozenset(
-    {
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-    }
-)
-_IMAGE_TYPES = frozenset(
-    {
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
-    }
-)
 _PLAIN_LAYERS = frozenset(
     {
         "application/vnd.oci.image.layer.v1.tar",
@@ -67,7 +64,6 @@ _MAX_ALL = 16 * MAX_DOCUMENT  # bytes of all manifests together, which are kept 
 _SHOWN_NAMES = 20
 
 _DESCRIPTOR_MEMBERS = ("mediaType", "digest", "size", "annotations", "platform", "urls", "data")
-_DOCUMENT_MEMBERS = ("schemaVersion", "mediaType", "config", "layers", "manifests", "subject")
 
 
 class LayoutImage:
@@ -119,9 +115,10 @@ class LayoutImage:
                 raise FormatError(f"{what}: expected one description, got two that differ")
             return
         content = self._content(descriptor, what)
-        document = Members(parse_document(content, what=what), what, _DOCUMENT_MEMBERS)
-        _check_type(document, descriptor)
-        if descriptor.media_type in _INDEX_TYPES:
+        value = parse_document(content, what=what)
+        document = Members(value, what, DOCUMENT_MEMBERS)
+        check_type(value, descriptor.media_type, what=what)
+        if descriptor.media_type in INDEX_TYPES:
             if depth == _MAX_DEPTH:
                 raise FormatError(f"{what}: expected at most {_MAX_DEPTH} indexes in each other")
             for child in document.list("manifests"):
@@ -198,7 +195,7 @@ def read_layout(files: ImageFiles, *, name: str = "") -> LayoutImage:
         raise FormatError(
             f"{layout.what}: expected layout version {_VERSION}, got {version[:40]!r}"
         )
-    index = _document(files, _INDEX, _DOCUMENT_MEMBERS)
+    index = _document(files, _INDEX, DOCUMENT_MEMBERS)
     entries = [_entry(value, index.what) for value in index.list("manifests")]
     found = {each.descriptor.digest: each.descriptor for each in entries}
     if len(found) > 1 and name:
@@ -275,18 +272,6 @@ def _is_called(name: str, entry: _Entry) -> bool:
     return name == entry.descriptor.digest.text or any(
         is_same_name(name, each) or tag == each for each in entry.names
     )
-
-
-def _check_type(document: Members, descriptor: Descriptor) -> None:
-    what, expected = document.what, descriptor.media_type
-    if expected not in _INDEX_TYPES | _IMAGE_TYPES:
-        raise FormatError(f"{what}: expected an image or an index, got type {expected!r}")
-    if document.value("mediaType") not in (None, expected):
-        raise FormatError(f"{what}: expected type {expected!r}, got another one inside")
-    foreign = ("config", "layers") if expected in _INDEX_TYPES else ("manifests",)
-    for member in foreign:
-        if document.value(member) is not None:
-            raise FormatError(f"{what}: expected no {member!r} in type {expected!r}, got one")
 
 
 def _platform(value: dict[str, Any]) -> str:

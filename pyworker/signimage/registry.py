@@ -2,7 +2,8 @@
 
 The rules of this file:
 
-1. A manifest is what its bytes hash to; a registry's own word for it is only compared.
+1. A manifest is what its bytes hash to; a registry's own word for it is only compared. One that
+   two readers may read in two ways is none.
 2. http is spoken only on loopback, and only if https does not answer there, as in Docker.
 3. An address that a registry gives is used as it is, but credentials stay with the registry, and
    https is never left for http.
@@ -21,6 +22,7 @@ from contextlib import suppress
 from functools import partial
 from urllib.parse import quote, urljoin, urlsplit
 
+from signimage import canonical
 from signimage.authorization import Login, TokenAuthorizer, failure
 from signimage.errors import (
     CertificateError,
@@ -32,7 +34,18 @@ from signimage.errors import (
     SignImageError,
     UnreachableError,
 )
-from signimage.oci import DOCKER_HUB, Descriptor, Digest, Manifest, Repository
+from signimage.members import Members
+from signimage.oci import (
+    DOCKER_HUB,
+    DOCUMENT_MEMBERS,
+    IMAGE_TYPES,
+    INDEX_TYPES,
+    Descriptor,
+    Digest,
+    Manifest,
+    Repository,
+    check_type,
+)
 from signimage.parallel import outcomes
 from signimage.permissions import PIPELINE, LoginAdvice, Permission
 from signimage.transport import (
@@ -52,12 +65,7 @@ PROBE_S = 5.0  # for finding out whether https answers on loopback, as Docker do
 PARALLEL = 4  # requests to one registry; each has a connection that is kept
 REDIRECTS = 3  # of one upload; storage is one step away
 
-MANIFEST_TYPES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-)
+MANIFEST_TYPES = INDEX_TYPES + IMAGE_TYPES
 _HUB_API_HOST = "registry-1.docker.io"
 _WHAT = "registry"
 _MOVED = (http.client.TEMPORARY_REDIRECT, http.client.PERMANENT_REDIRECT)  # method and body stay
@@ -430,6 +438,10 @@ def _parse_manifest(response: Response, what: str) -> Manifest:
             f"{what}: expected an image manifest or index, got {readable(header) or 'no type'}"
         )
     content = response.body
+    # As strictly as in an archive: what is signed must mean one thing to everybody.
+    value = canonical.parse(content, what=what)
+    Members(value, what, DOCUMENT_MEMBERS)
+    check_type(value, media_type, what=what)
     return Manifest(Descriptor(media_type, Digest.of(content), len(content)), content)
 
 

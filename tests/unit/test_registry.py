@@ -21,7 +21,7 @@ from signimage.errors import (
     UnavailableError,
     UnreachableError,
 )
-from signimage.oci import Descriptor, Digest, Manifest, Repository
+from signimage.oci import INDEX_TYPES, Descriptor, Digest, Manifest, Repository
 from signimage.registry import (
     MANIFEST_MAX,
     MANIFEST_TYPES,
@@ -224,6 +224,12 @@ def test_other_digest_after_storing_is_refused(transport: Transport, bearer: Sma
         (OCI, b'{"schemaVersion": 1}', "expected a document of schemaVersion 2"),
         ("text/plain", b'{"schemaVersion": 2}', "expected an image manifest or index, got text/p"),
         ("", b'{"schemaVersion": 2, "mediaType": []}', "manifest or index, got no type"),
+        # One digest for what two readers take for two things.
+        (OCI, b'{"schemaVersion": 2, "mediaType": "x"}', "expected type .*, got another one insid"),
+        (OCI, b'{"schemaVersion": 2, "manifests": []}', "expected no 'manifests' in type"),
+        (INDEX_TYPES[0], b'{"schemaVersion": 2, "layers": []}', "expected no 'layers' in type"),
+        (OCI, b'{"schemaVersion": 2, "config": {}, "config": 1}', "each member once, got 'config'"),
+        (OCI, b'{"schemaVersion": 2, "Layers": []}', "member 'Layers' is misspelt in letter case"),
     ],
 )
 def test_what_is_no_manifest_is_refused(
