@@ -4,7 +4,7 @@ The rules of this file:
 
 1. What the registry has is not sent again.
 2. All that is sent is hashed on the way; content that is not what its descriptor says is never
-   sent to its end.
+   sent to its end, nor mounted from another repository.
 3. No more than a part of a blob is ever in memory.
 4. After a fault a blob in chunks goes on where the registry says that it got to, if it is not
    further than we have sent. A registry that cannot do chunks gets the blob in one piece.
@@ -134,6 +134,22 @@ class _Content:
             self._taken(self._position)
         if size == 0:
             self._check_whole()
+
+    def prove(self) -> None:
+        """Read it to its end, unless its descriptor was made from it.
+
+        Raises:
+            HashMismatchError: It is not what the descriptor says.
+            InputError: It cannot be read.
+        """
+        if self._blob.is_proven:
+            return
+        size = self._blob.descriptor.size
+        self._open()
+        while self._position < size:
+            self._next(size)
+        self._check_whole()
+        self.close()
 
     def close(self) -> None:
         """Close the file."""
@@ -296,9 +312,15 @@ class BlobUpload:
     # --- beginning and going on -------------------------------------------------------------
 
     def _mount(self) -> bool:
-        """Step 2, once; where the registry begins an upload instead, that one is used."""
-        candidates = self._mounts.candidates() if self._may_mount else ()
+        """Step 2, once; where the registry begins an upload instead, that one is used.
+
+        Only for who has the content: whoever wrote an image may know the digest of a blob that
+        they must not read, and would get it, by our login, out of another repository.
+        """
+        candidates = list(self._mounts.candidates()) if self._may_mount else []
         self._may_mount = False
+        if candidates:
+            self._content.prove()
         for path, visitor in candidates:
             query = f"mount={quote(self._digest.text)}&from={quote(path, safe='')}"
             try:

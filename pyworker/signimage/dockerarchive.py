@@ -96,7 +96,8 @@ class DockerImage:
             blob = self._layer(name, diff_id)
             self._packed[diff_id] = blob.descriptor
             yield blob
-        yield Blob(_descriptor(_CONFIG_TYPE, self._config), partial(io.BytesIO, self._config))
+        described = _descriptor(_CONFIG_TYPE, self._config)
+        yield Blob(described, partial(io.BytesIO, self._config), is_proven=True)
 
     def manifests(self) -> tuple[Manifest, ...]:
         """Give the one manifest, spelt as Docker spells it."""
@@ -116,11 +117,11 @@ class DockerImage:
         if compression is Compression.GZIP:
             with self._files.open(name) as stream:
                 descriptor = _descriptor_of_gzip(stream, diff_id, what)
-            return Blob(descriptor, partial(self._open, name, descriptor, what))
+            return Blob(descriptor, partial(self._open, name, descriptor, what), is_proven=True)
         file = self._scratch / f"{diff_id.hex}.tar.gz"
         content = partial(self._content, name, compression, what)
         packed = _PackedLayer(content, diff_id, file, what)
-        return Blob(packed.descriptor, packed.open)
+        return Blob(packed.descriptor, packed.open, is_proven=True)
 
     def _content(self, name: str, compression: Compression, what: str) -> BinaryIO:
         stream = self._files.open(name)

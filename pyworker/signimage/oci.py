@@ -297,10 +297,12 @@ class Blob:
     """Some content that a manifest refers to: a layer, a configuration.
 
     `open` gives it from its first byte and may be called again; whoever calls it closes it.
+    `is_proven` tells that the descriptor was made from the content, and not only found beside it.
     """
 
     descriptor: Descriptor
     open: Callable[[], BinaryIO]
+    is_proven: bool = False
 
 
 class StoredImage(Protocol):

@@ -161,6 +161,27 @@ def test_what_another_repository_has_is_mounted(server: UploadRegistry, registry
     assert server.arrivals[-1].query["from"] == ["team/base"]
 
 
+def test_what_nobody_has_the_content_of_is_not_mounted(
+    server: UploadRegistry, registry: Registry
+) -> None:
+    """An archive may name what its author must not read, and our login may."""
+    server.mountable.add(("team/private", Digest.of(CONTENT).text))
+    described = blob_of(CONTENT).descriptor
+    blob = Blob(described, partial(io.BytesIO, bytes(len(CONTENT))))
+    with pytest.raises(HashMismatchError, match=rf"^content of {described.digest}: expected sha"):
+        upload(registry, blob=blob, private="team/private")
+    assert not any("mount" in arrival.query for arrival in server.arrivals)
+    assert not server.blobs
+
+
+def test_what_was_described_by_reading_it_is_mounted_without_reading_it_again(
+    server: UploadRegistry, registry: Registry
+) -> None:
+    server.mountable.add(("team/base", Digest.of(CONTENT).text))
+    blob = Blob(blob_of(CONTENT).descriptor, partial(io.BytesIO, b""), is_proven=True)
+    assert upload(registry, blob=blob, base="team/base") == [len(CONTENT)]
+
+
 def test_upload_that_a_registry_begins_instead_of_a_mount_is_used(
     server: UploadRegistry, registry: Registry
 ) -> None:
