@@ -71,7 +71,8 @@ def history(config: Mapping[str, Any], sizes: Sequence[int]) -> list[Layer]:
     OCI Image Specification 1.1, "Image Configuration".
     """
     left = iter(sizes)
-    steps = [step for step in config.get("history") or [] if isinstance(step, dict)]
+    told = config.get("history")
+    steps = [step for step in told if isinstance(step, dict)] if isinstance(told, list) else []
     layers = [
         Layer(
             str(step.get("created_by") or ""),

@@ -5,7 +5,14 @@ import json
 import pytest
 
 from signimage.errors import RemoteError, UnauthorizedError
-from signimage.imagedetails import Layer, PushedImage, human_size, image_details, post_image_details
+from signimage.imagedetails import (
+    Layer,
+    PushedImage,
+    history,
+    human_size,
+    image_details,
+    post_image_details,
+)
 from signimage.oci import Digest, Repository
 from signimage.transport import Transport
 from unit.small_server import Reply, SmallServer
@@ -79,6 +86,12 @@ def test_a_run_without_a_number_has_none() -> None:
 )
 def test_sizes_are_written_as_docker_writes_them(size: int, text: str) -> None:
     assert human_size(size) == text
+
+
+@pytest.mark.parametrize("told", [5, True, "x", {"created_by": "x"}, [5, None, "x"], None])
+def test_a_configuration_with_a_senseless_history_has_none(told: object) -> None:
+    """It is read when everything is signed, and must not end the step."""
+    assert history({"history": told}, [1, 2]) == []
 
 
 def test_the_document_goes_to_the_collection_with_the_jobs_token() -> None:
