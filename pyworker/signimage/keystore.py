@@ -366,8 +366,7 @@ def terminal() -> Callable[[str], str] | None:
 def _whose(file: KeyFile, role: str) -> str:
     """Say whose key it is, as nobody knows keys by their IDs; the file may say anything."""
     text = " of ".join(filter(None, (file.role or role, file.gun)))[:300]
-    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
-    return f" ({shown})" if shown else ""
+    return f" ({text})" if text else ""
 
 
 def _variable(role: str) -> str:
@@ -382,8 +381,10 @@ def _decrypt(file: KeyFile, passphrase: bytes, hint: str) -> PrivateKey:
 
 
 def _typed(prompt: Callable[[str], str], text: str) -> bytes:
+    """Ask; names of files and what is in them cannot move the cursor of a terminal."""
+    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
     try:
-        return os.fsencode(prompt(text).strip())
+        return os.fsencode(prompt(shown).strip())
     except EOFError as error:
         raise PassphraseError("passphrase: expected an answer, got the end of the input") from error
 

@@ -265,6 +265,15 @@ def test_a_person_is_asked_three_times() -> None:
     assert len(questions) == 3
 
 
+def test_a_question_obeys_no_name_of_a_file() -> None:
+    """Whoever packs a folder of keys chooses what its files are called."""
+    data = keyfile.encrypt(PrivateKey.generate_ecdsa(), b"the-passphrase", role="ci")
+    file = KeyFile.parse(data, what="keys/\x1b[2J\u202e.key")
+    prompt, questions = _typing("the-passphrase")
+    assert _opens(Passphrases({}, prompt), file)
+    assert questions == ["Passphrase for keys/\ufffd[2J\ufffd.key (ci): "]
+
+
 def test_one_answer_serves_all_keys_of_a_kind() -> None:
     prompt, questions = _typing("the-passphrase", "root-passphrase", "other-passphrase")
     passphrases = Passphrases({}, prompt)
