@@ -3,8 +3,8 @@
 The rules of this file:
 
 1. A name is a key and never a path: links are followed inside of the archive alone.
-2. What tar programs read in different ways is refused: a name given twice, sparse files, links
-   with content, a path or a size for all members that follow.
+2. What tar programs read in different ways is refused: a name given twice, two names for one
+   member, sparse files, links with content, a path or a size for all members that follow.
 3. Whatever is counted has a limit, and whatever has a length lies inside of the archive.
 4. Anything is an archive or a `FormatError`.
 
@@ -37,8 +37,8 @@ _OCTAL = re.compile(rb"[0-7]*")
 _BASE_256 = 0x80  # a size in bytes instead of octal digits begins with it
 _RECORD = re.compile(rb"([1-9][0-9]{0,6}) ")
 _DECIMAL = re.compile("[0-9]{1,19}")
-# What a header for all members could only use to deceive.
-_NOT_FOR_ALL = frozenset({"path", "linkpath", "size"})
+# What says which member it is; in a header for all of them it could only be used to deceive.
+_DECISIVE = frozenset({"path", "linkpath", "size"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class _Reader:
         extended: dict[str, str] = {}
         while header := self._header():
             if header.kind in _EXTENSIONS:
-                extended |= self._extension(header)
+                extended |= self._further(self._extension(header), extended)
                 # Content would do, but a million of empty ones has to end, too.
                 yield "", None
             elif header.kind == _PAX_FOR_ALL:
@@ -125,11 +125,14 @@ class _Reader:
             raise self._refusal("expected a member after its extended header, got the end")
 
     def _entry(self, header: _Header, extended: Mapping[str, str]) -> tuple[str, Member | None]:
-        name = self._normal(extended.get("path", header.name))
+        text = extended.get("path", header.name)
+        name = self._normal(text)
         size = self._size(extended, header)
         offset = self._position
         self._skip(size)
-        if header.kind in _FILES and not header.name.endswith("/"):
+        # Some go by the one name to tell a folder, some by the other.
+        is_folder = text.endswith("/") or header.name.endswith("/")
+        if header.kind in _FILES and not is_folder:
             return name, Member(offset, size)
         if header.kind == _SPARSE:
             raise self._sparse(name)
@@ -181,8 +184,18 @@ class _Reader:
         key = "path" if header.kind == _GNU_NAME else "linkpath"
         return {key: _text(content)}
 
+    def _further(self, found: dict[str, str], before: Mapping[str, str]) -> dict[str, str]:
+        """Refuse what one reader takes from this extended header and another from an earlier one.
+
+        The same goes for an empty name, which some take for none.
+        """
+        for key in _DECISIVE & found.keys():
+            if key in before or (not found[key] and key != "size"):
+                raise self._refusal(f"expected one {key} for a member, got {_shown(found[key])}")
+        return found
+
     def _check_for_all(self, header: _Header) -> None:
-        if found := self._records(self._content(header)).keys() & _NOT_FOR_ALL:
+        if found := self._records(self._content(header)).keys() & _DECISIVE:
             raise self._refusal(f"expected no {min(found)} for all members, got one")
 
     def _records(self, content: bytes) -> dict[str, str]:

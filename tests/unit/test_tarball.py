@@ -192,6 +192,30 @@ def test_unknown_types(kind: bytes) -> None:
         members(header(member("a"), 156, kind) + END)
 
 
+@pytest.mark.parametrize(
+    "extensions",
+    [
+        member("x", b"good\0", type=b"L") + extended(b"x", record("path", "evil")),
+        extended(b"x", record("path", "evil")) + member("x", b"good\0", type=b"L"),
+        extended(b"x", record("path", "good")) * 2,
+        member("x", b"good\0", type=b"K") + extended(b"x", record("linkpath", "evil")),
+        extended(b"x", record("size", "1")) * 2,
+        extended(b"x", record("path", "")),
+        member("x", b"\0", type=b"L"),
+    ],
+)
+def test_two_names_for_one_member_or_an_empty_one(extensions: bytes) -> None:
+    """Go takes GNU's name before the other and an empty one for none; who scans may do so."""
+    with pytest.raises(FormatError, match=r"expected one (path|linkpath|size) for a member, got"):
+        members(extensions + member("a", b"1") + END)
+
+
+def test_a_name_of_a_folder_for_a_file() -> None:
+    data = extended(b"x", record("path", "manifest.json/")) + member("a", b"[]") + END
+    with pytest.raises(FormatError, match=r"content in files alone, got some in 'manifest\.json'"):
+        members(data)
+
+
 @pytest.mark.parametrize("key", ["path", "linkpath", "size"])
 def test_a_name_or_size_for_everything_that_follows(key: str) -> None:
     with pytest.raises(FormatError, match=rf"^image.tar: expected no {key} for all members, got"):
