@@ -220,7 +220,10 @@ def _tags(
                 hint="Only the commands sign and verify can say which digest a tag must have",
             )
         check_tag(tag)
-        tags[tag] = _digest(item, digest) if digest else tags.get(tag)
+        before, wanted = tags.get(tag), _digest(item, digest) if digest else None
+        if before and wanted and before != wanted:
+            raise InputError(f"tags: expected one digest of {tag}, got {before} and {wanted}")
+        tags[tag] = wanted or before
     if not tags:
         raise InputError("tags: expected at least one tag, got none")
     return tuple(tags), {tag: digest for tag, digest in tags.items() if digest}
