@@ -211,16 +211,16 @@ def _tags(
     for item in _list(task, "tags"):
         if is_unexpanded_macro(item):
             raise InputError(f"tags: no variable is known to this step for {item}")
-        name, _, digest = item.partition("@")
+        name, at, digest = item.partition("@")
         is_known = command in (Command.SIGN, Command.VERIFY)  # and may be named in full
         tag = _tag_of(name, repository) if is_known else name
-        if digest and not is_known:
+        if at and not is_known:
             raise InputError(
                 f"tags: expected tags, got {item[:200]!r}",
                 hint="Only the commands sign and verify can say which digest a tag must have",
             )
         check_tag(tag)
-        before, wanted = tags.get(tag), _digest(item, digest) if digest else None
+        before, wanted = tags.get(tag), _digest(item, digest) if at else None
         if before and wanted and before != wanted:
             raise InputError(f"tags: expected one digest of {tag}, got {before} and {wanted}")
         tags[tag] = wanted or before

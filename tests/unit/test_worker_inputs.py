@@ -152,6 +152,10 @@ _REFUSED = {
         {"command": "sign", "tags": "1.0@sha256:0"},
         r"tags: expected TAG@sha256:…, got '1.0@sha256:0'",
     ),
+    "a digest from an empty variable": (
+        {"command": "verify", "tags": "1.0@"},
+        r"tags: expected TAG@sha256:…, got '1.0@'",
+    ),
     "two digests": (
         {"command": "verify", "tags": f"1.0@sha256:{'0' * 64},1.0,1.0@sha256:{'1' * 64}"},
         f"tags: expected one digest of 1.0, got sha256:{'0' * 64} and sha256:{'1' * 64}",
