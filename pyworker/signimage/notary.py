@@ -29,6 +29,7 @@ from signimage.errors import (
     RollbackError,
     RootPinError,
     SignImageError,
+    TooLargeError,
     TrustError,
     UnavailableError,
     UnreachableError,
@@ -44,6 +45,7 @@ from signimage.trustapi import TrustApi
 from signimage.trustcache import TrustCache
 
 _MAX_ROOT_STEPS = 1000
+_MAX_STATE = 256 * 1024 * 1024  # bytes of all files; two million tags need about as many
 # As long as between a preflight and a signature with nothing to build between them. Who publishes
 # upon an older state collides with everybody who published meanwhile.
 _RECENT_S = 1.0
@@ -180,6 +182,10 @@ class TrustServer:
         repository.load_snapshot(self._fetch(SNAPSHOT, files[SNAPSHOT]))
         repository.check_root_is_current()
         files = repository.snapshot.body.meta
+        if (size := sum(meta.length for meta in files.values())) > _MAX_STATE:
+            raise TooLargeError(
+                f"{self.gun}: expected at most {_MAX_STATE} bytes of trust data, got {size}"
+            )
         repository.load_targets(self._fetch(TARGETS, files[TARGETS]))
         for delegation in repository.delegations():
             meta = files.get(delegation.name)

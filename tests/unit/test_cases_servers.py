@@ -110,6 +110,19 @@ def _entrusting(names: list[str]) -> Targets:
     return replace(content({}), delegations=entries, delegation_keys={CI_KEY.key_id: CI_KEY})
 
 
+def test_files_that_are_announced_as_huge_together_are_not_asked_for(
+    peer: Peer, tmp_path: Path
+) -> None:
+    """Case 26: each may have 100 MiB, and all of them 256 MiB."""
+    cache = tmp_path / "trust"
+    roles = (TARGETS, "targets/ci", RELEASES)
+    peer.model.sign_snapshot(naming=dict.fromkeys(roles, replace(IMAGE, length=100 * 2**20)))
+    sentence = f"{GUN}: expected at most 268435456 bytes of trust data, got 31457"
+    with peer.untouched(cache), pytest.raises(TooLargeError, match=sentence):
+        peer.client(cache).refresh()
+    assert not [each.path for each in peer.server.requests if "targets" in each.path]
+
+
 @pytest.mark.parametrize("role", [TARGETS, "targets/ci", RELEASES])
 def test_a_file_that_is_announced_as_huge_is_not_asked_for(
     peer: Peer, tmp_path: Path, role: str
