@@ -71,7 +71,8 @@ class Process:
     @property
     def alive(self) -> bool:
         """Tell whether this very process still runs; a zombie does not."""
-        return _start_time(self.pid) == self.started
+        found = _state(self.pid)
+        return found is not None and found[1] == self.started and found[0] not in "ZX"
 
     def wait_until(self, ready: Callable[[], bool], what: str) -> None:
         """Return when *ready* says so; raise PeerError if the process ends or time runs out."""
@@ -119,20 +120,20 @@ def start(name: str, argv: Sequence[str], log: Path, *, stays: bool = False) -> 
         )
     # From here on the pid is the identity; Popen would only warn that it lost its child.
     child.returncode = 0
-    started = _start_time(child.pid)
-    if started is None:
+    found = _state(child.pid)
+    if found is None:  # somebody else has waited for it
         raise PeerError(f"{name} ended at once:\n{log.read_text('utf-8', 'replace')}")
-    return Process(name, child.pid, started, log)
+    return Process(name, child.pid, found[1], log)
 
 
-def _start_time(pid: int) -> int | None:
+def _state(pid: int) -> tuple[str, int] | None:
+    """The state of a process, "Z" once it has ended, and its start time; None if there is none."""
     try:
         # The program's name, in parentheses, may itself contain blanks and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
         return None
-    state, start_ticks = fields[0], fields[19]  # fields 3 and 22 of proc(5)
-    return None if state in "ZX" else int(start_ticks)
+    return fields[0], int(fields[19])  # fields 3 and 22 of proc(5)
 
 
 def _ended(process: Process, patience_ms: int) -> bool:
