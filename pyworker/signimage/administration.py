@@ -293,7 +293,7 @@ def sign_again(
 ) -> TrustedRepository:
     """Sign *roles* again, valid or not, with the newest key of each that is in *store*.
 
-    Nothing is sent where that key has signed already.
+    Nothing is sent where that key has signed already, and the role does not end soon.
 
     Raises:
         InputError: No key of one of the roles is in *store*.
@@ -305,7 +305,8 @@ def sign_again(
     for role in roles:
         ids = canonical_ids(*repository.role_keys(role))
         newest += [key_id for key_id in ids if store.find(key_id)][-1:]
-    keys = keys_at_hand(repository, store, passphrases, *roles)
+    beside = (TARGETS,) if SNAPSHOT in roles else ()  # what a new snapshot goes with
+    keys = keys_at_hand(repository, store, passphrases, *roles, *beside)
     keys |= {key_id: store.load(key_id, passphrases) for key_id in newest if key_id not in keys}
     return server.publish(again_plan(roles, newest, recovery), keys).repository
 

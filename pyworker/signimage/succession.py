@@ -14,8 +14,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from signimage.errors import InputError, NotASignerError
+from signimage.expiry import terms
 from signimage.keys import PublicKey
-from signimage.metadata import RELEASES, ROOT, TARGETS, Delegation, Role, Root, Targets
+from signimage.metadata import (
+    RELEASES,
+    ROOT,
+    SNAPSHOT,
+    TARGETS,
+    Delegation,
+    Role,
+    Root,
+    Targets,
+)
 from signimage.publication import Changes, Plan, Recovery, continued, is_signed
 from signimage.trust import TrustedRepository, canonical_ids
 
@@ -46,24 +56,33 @@ def base_key_plan(role: str, key: PublicKey) -> Plan:
 
 
 def again_plan(roles: Sequence[str], key_ids: Collection[str], recovery: Recovery) -> Plan:
-    """Sign *roles* again that none of these keys has signed, so that the keys take hold there.
+    """Sign *roles* again that end soon, or that none of these keys has signed.
 
     What a key is added for keeps its old signatures until something in it changes; whoever wants
     the old key gone first needs the new one's signature.
 
     Args:
-        roles: Delegations; one that was never published has nothing to sign.
+        roles: `targets` and delegations; one that was never published has nothing to sign. Or
+            `snapshot`, where its key is at hand: it goes with whatever is signed, so `targets` is.
         key_ids: Canonical IDs of the keys at hand.
         recovery: What to do where a role is invalid.
     """
 
     def plan(repository: TrustedRepository) -> Changes:
-        return {
+        due = {term.role for term in terms(repository, key_ids) if term.is_due(repository.now)}
+        changes = {
             role: continued(repository, role, recovery)
             for role in roles
-            if repository.rejection(role) is not None
-            or not _is_signed_by(repository, role, key_ids)
+            if role != SNAPSHOT
+            and (
+                role in due
+                or repository.rejection(role) is not None
+                or not _is_signed_by(repository, role, key_ids)
+            )
         }
+        if SNAPSHOT in roles and SNAPSHOT in due:
+            changes.setdefault(TARGETS, repository.targets())
+        return changes
 
     return plan
 

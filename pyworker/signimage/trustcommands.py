@@ -36,6 +36,7 @@ from signimage.rotation import (
     rotate_root_to,
     rotate_to_server,
 )
+from signimage.trust import TrustedRepository, canonical_ids
 from signimage.trustcache import TrustCache
 from signimage.variables import REPOSITORY_VARIABLE
 
@@ -187,9 +188,9 @@ def _add_witness(commands: Any) -> None:
         _witness,
         "sign expired or orphaned roles again",
         more="""
-        Without a ROLE, all invalid roles are signed. A role that has merely expired keeps its
-        content; one that a removed signer signed last is begun anew only with --drop, and its
-        tags must be signed again.
+        Without a ROLE, all invalid roles are signed; with --again also those whose keys are in the
+        trust store. A role that has merely expired keeps its content; one that a removed signer
+        signed last is begun anew only with --drop, and its tags must be signed again.
         """,
         examples=["signimage witness registry.example.com/team/app targets/releases"],
         environment=[REPOSITORY_VARIABLE],
@@ -199,7 +200,8 @@ def _add_witness(commands: Any) -> None:
     again.add_argument(
         "--again",
         action="store_true",
-        help="also sign valid roles that the newest key in the trust store has not signed",
+        help="also sign valid roles that end soon, or that the newest key in the trust store has "
+        "not signed",
     )
     again.add_argument(
         "--drop",
@@ -355,7 +357,8 @@ def _tell_rotation(desk: Desk, repository: Repository, done: Rotation) -> None:
 
 def _witness(arguments: argparse.Namespace, desk: Desk) -> int:
     server = desk.server(Repository.parse(arguments.repository), actions=_WRITE)
-    roles = arguments.roles or list(invalid_roles(server.refresh()))
+    _check_witnessed(arguments)
+    roles = arguments.roles or _roles_in_need(server.refresh(), desk, again=arguments.again)
     recovery = Recovery.DROP if arguments.drop else Recovery.RESIGN
     use_case = sign_again if arguments.again else witness
     if roles:
@@ -364,9 +367,40 @@ def _witness(arguments: argparse.Namespace, desk: Desk) -> int:
         {"repository": server.gun, "roles": roles},
         f"{', '.join(roles)} of {server.gun} signed again where that was needed"
         if roles
-        else f"No role of {server.gun} is invalid",
+        else f"No role of {server.gun} is invalid"
+        + (", and none has its key here" if arguments.again else ""),
     )
     return EXIT_DONE
+
+
+def _check_witnessed(arguments: argparse.Namespace) -> None:
+    others = {ROOT, TIMESTAMP} if arguments.again else {ROOT, TIMESTAMP, SNAPSHOT}
+    hints = {
+        ROOT: "For the root: signimage rotate root --renew REPO",
+        SNAPSHOT: "For a snapshot key at home: signimage witness --again REPO snapshot",
+        TIMESTAMP: "The trust server signs it by itself",
+    }
+    for role in arguments.roles:
+        if role in others:
+            raise InputError(
+                f"role {role}: expected {TARGETS} or a delegation, got another", hint=hints[role]
+            )
+
+
+def _roles_in_need(repository: TrustedRepository, desk: Desk, *, again: bool) -> list[str]:
+    """The roles to look at where none is named: what is invalid, and with *again* what is ours."""
+    invalid = invalid_roles(repository)
+    if not again:
+        return list(invalid)
+    held = {entry.key_id for entry in desk.store.entries() if not entry.fault}
+
+    def is_ours(name: str) -> bool:
+        role, keys = repository.role_keys(name)
+        return len(held.intersection(canonical_ids(role, keys))) >= role.threshold
+
+    owners = [name for name in (TARGETS, SNAPSHOT) if is_ours(TARGETS) and is_ours(name)]
+    delegated = [entry.name for entry in repository.delegations()]
+    return [*owners, *(name for name in delegated if name in invalid or is_ours(name))]
 
 
 def _public_keys(arguments: argparse.Namespace) -> list[PublicKey]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ import pytest
 
 from peers.stack import Stack
 from peers.trio import Shelf, Trio
-from peers.workstation import PASSPHRASES
+from peers.workstation import IMAGE, PASSPHRASES
+from signimage.administration import add_signer, generate_key, initialise_repository
+from signimage.keys import PublicKey
+from signimage.notary import utc_now
+from signimage.publication import signing_plan
 
 _REPOSITORY_PASSPHRASE = "DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE"
 
@@ -86,6 +91,28 @@ def test_the_remedies_of_the_doctor_mend_what_was_wrong(trio: Trio, shelf: Shelf
     trio.ours("key", "import", str(trio.at.folder / f"{key_id}.key"))
     assert doctor(trio, "--tag", "1.0")["result"] == "ok"
     trio.ours("sign", f"{trio.gun}:1.0")
+
+
+def test_the_remedies_for_what_ends_soon_renew_it(trio: Trio) -> None:
+    """Everything was signed three years ago but for a month, and by the keys of today."""
+    at = trio.at
+    server = at.server()
+    server.clock = lambda: utc_now() - timedelta(days=3 * 365 - 30)
+    initialise_repository(server, at.store, at.passphrases)
+    made = generate_key(at.store, at.passphrases, "ci", at.folder)
+    public = PublicKey.from_pem(made.public.read_bytes())
+    add_signer(server, at.store, at.passphrases, "ci", [public])
+    key = at.store.load(made.key_id, at.passphrases)
+    server.publish(signing_plan({"1.0": IMAGE}, [made.key_id]), {made.key_id: key})
+    rows = [row for row in trio.json("doctor", trio.gun)["checks"] if row["check"] == "expiry"]
+    remedies = [re.search(r"signimage (.+)", row["remedy"]) for row in rows]
+    assert [found and found[1].split()[-1] for found in remedies] == [
+        "targets", "targets/ci", "targets/releases"
+    ]  # fmt: skip
+    for found in remedies:
+        trio.ours(*found[1].split())  # type: ignore[index]  # each was found
+    assert doctor(trio)["expiry"]["status"] == "ok"
+    assert trio.check_agreement()["SignedTags"][0]["Signers"] == ["ci"]
 
 
 def test_a_passphrase_that_is_not_the_keys_is_found(

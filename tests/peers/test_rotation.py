@@ -224,6 +224,22 @@ def test_signing_again_twice_sends_nothing_the_second_time(trio: Trio) -> None:
     assert floors == [2, 2, 2]
 
 
+def test_who_names_no_role_signs_again_what_has_its_key_here(trio: Trio) -> None:
+    ids = trio.begin("ci")
+    trio.at.sign(signing_key(trio, ids["ci"]), "1.0")
+    trio.ours("signer", "add", "--key", trio.new_key("ci"), "ci", trio.gun)
+    assert "targets, targets/ci, targets/releases" in trio.ours("witness", "--again", trio.gun)
+    floors = trio.at.server().refresh().floors
+    assert (floors["targets/ci"], floors[RELEASES]) == (2, 2)
+
+
+@pytest.mark.parametrize("role", [ROOT, SNAPSHOT, TIMESTAMP])
+def test_what_a_witness_cannot_sign_again_is_said(trio: Trio, role: str) -> None:
+    trio.begin("ci")
+    trio.ours("witness", trio.gun, role, code=2)
+    assert f"role {role}: expected targets or a delegation, got another. " in trio.said
+
+
 def test_a_rotation_is_no_conflict_for_a_pipeline_that_signs(trio: Trio) -> None:
     """It has the signer's key alone, and none of what was rotated."""
     ids = trio.begin("ci")

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from signimage.errors import InputError, NotASignerError, ThresholdError
+from signimage.expiry import OWNER_NOTICE
+from signimage.filemeta import Expiry
 from signimage.lookup import released, signers, signers_of
 from signimage.metadata import RELEASES, ROOT, SNAPSHOT, TARGETS, Root, Signed, Snapshot, Targets
 from signimage.publication import Recovery, signed_files, signer_plan, signing_plan
@@ -213,6 +215,32 @@ def test_a_key_takes_hold_where_it_has_not_signed_and_nowhere_else() -> None:
     plan = again_plan(["targets/ci", RELEASES], [AFTER.canonical_id], Recovery.RESIGN)
     assert set(plan(believe(good.files()))) == {"targets/ci"}
     carried_out(good, plan, key("ci2"))
+
+
+def test_what_ends_soon_is_signed_again_though_the_same_key_has_signed_it() -> None:
+    soon = Expiry.at(NOW + OWNER_NOTICE)
+    good = GoodRepository()
+    good.targets = replace(good.targets, expires=soon)
+    good.delegated = {
+        **good.delegated,
+        "targets/ci": replace(good.delegated["targets/ci"], expires=soon),
+    }
+    plan = again_plan([TARGETS, "targets/ci", RELEASES], [CI, *OWNER], Recovery.RESIGN)
+    assert set(plan(believe(good.files()))) == {TARGETS, "targets/ci"}
+    seen = carried_out(good, plan, key("ci"), key("targets"))
+    assert seen.targets("targets/ci").expires.moment > NOW + OWNER_NOTICE
+
+
+def test_a_snapshot_at_home_that_ends_soon_is_signed_again_with_targets() -> None:
+    good = GoodRepository(expiry={SNAPSHOT: Expiry.at(NOW + OWNER_NOTICE)})
+    home = key("snapshot").public_key.canonical_id
+    repository = believe(good.files())
+    assert again_plan([SNAPSHOT], [], Recovery.RESIGN)(repository) == {}
+    changes = again_plan([SNAPSHOT], [home], Recovery.RESIGN)(repository)
+    assert set(changes) == {TARGETS}
+    files = signed_files(repository, changes, {TARGETS: 2}, {**OWNER, home: key("snapshot")})
+    signed = Signed.parse(files[SNAPSHOT], Snapshot, what=SNAPSHOT)
+    assert signed.body.expires.moment > NOW + OWNER_NOTICE
 
 
 def test_what_was_never_published_is_not_signed_again() -> None:
