@@ -27,7 +27,7 @@ from signimage.errors import (
 from signimage.filemeta import FileMeta
 from signimage.keys import P256, PrivateKey, PublicKey, certificate, root_certificate
 from signimage.keystore import ROOT as ROOT_KEY
-from signimage.keystore import KeyStore, Passphrases
+from signimage.keystore import KeyStore, Passphrases, write_new
 from signimage.lookup import natural, orphans_releases, releasers, signers, signers_of
 from signimage.metadata import (
     RELEASES,
@@ -88,11 +88,10 @@ def generate_key(
     key = PrivateKey.generate(kind)
     private = store.add(key, name, "", passphrases.choose(name))
     try:
-        with public.open("xb") as file:
-            file.write(key.public_key.to_pem(name))
-    except OSError as error:
+        write_new(public, key.public_key.to_pem(name), 0o666)
+    except BaseException:
         private.unlink()
-        raise InputError(f"{public} cannot be written: {error.strerror}") from error
+        raise
     return NewKey(key.public_key.canonical_id, private, public)
 
 

@@ -1,5 +1,6 @@
 """Acceptance cases 36 and 37: making keys, and the passphrases for them."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from signimage.errors import (
     InputError,
     PassphraseError,
 )
-from signimage.keys import PublicKey
+from signimage.keys import PrivateKey, PublicKey
 from signimage.keystore import REPOSITORY_VARIABLE, KeyStore, Passphrases
 from signimage.lookup import released
 from signimage.metadata import RELEASES
+from unit.disks import full_disk
 from unit.repositories import (
     GUN,
     IMAGE,
@@ -61,6 +63,25 @@ def test_a_public_key_that_is_there_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"qa\.pub is there already"):
         generate_key(keys, PASSPHRASES, "qa", tmp_path)
     assert ((tmp_path / "qa.pub").read_bytes(), keys.entries()) == (b"mine", ())
+
+
+def test_a_public_half_that_cannot_be_written_leaves_neither_half(tmp_path: Path) -> None:
+    """Case 36: where the disk is full once the private half is there."""
+    with ExitStack() as later:
+
+        class Last(KeyStore):
+            """A store that takes the last free bytes."""
+
+            def add(self, key: PrivateKey, role: str, gun: str, passphrase: bytes) -> Path:
+                path = super().add(key, role, gun, passphrase)
+                later.enter_context(full_disk())
+                return path
+
+        keys = Last(tmp_path / "keys")
+        with pytest.raises(InputError, match=r"qa\.pub cannot be written: File too large"):
+            generate_key(keys, PASSPHRASES, "qa", tmp_path)
+    assert ((tmp_path / "qa.pub").exists(), keys.entries()) == (False, ())
+    generate_key(KeyStore(tmp_path / "keys"), PASSPHRASES, "qa", tmp_path)
 
 
 def test_a_key_that_is_made_is_encrypted_and_private(tmp_path: Path) -> None:
