@@ -45,6 +45,7 @@ from signimage.signing import check_may_sign
 from signimage.transport import Response, Transport
 from signimage.trust import TrustedRepository, canonical_ids
 from signimage.trustapi import gets_login
+from signimage.trustcache import TrustCache
 
 _ANSWER_MAX = 1024 * 1024  # bytes; somebody else's page, where it is no registry
 _DOCKER_S = 20.0  # for saying its version, on a machine that is busy
@@ -94,7 +95,8 @@ class Checkup:
         """All checks in their order; without those for publishers where *is_reader*."""
         everything = (
             Check("registry", "Registry", self._registry),
-            Check("trust-server", "Trust server", self._trust_server),
+            Check("trust-store", "Trust store", self._trust_store),
+            Check("trust-server", "Trust server", self._trust_server, ("trust-store",)),
             Check("login", "Login", self._login),
             Check("pull", "Pulling", self._pull, ("registry", "login")),
             Check("push", "Pushing", self._push, ("registry", "login", "pull")),
@@ -132,6 +134,21 @@ class Checkup:
             )
         plain = " (over http, on this machine)" if url.startswith("http:") else ""
         return Verdict(f"{url} answers{plain}")
+
+    def _trust_store(self) -> Verdict:
+        trust = self.docker_config / "trust"
+        cache = TrustCache(trust, self.repository.gun)
+        obstacle = cache.obstacle()
+        if obstacle is None:
+            cache.floors()
+            return Verdict(f"what is believed can be kept in {trust}")
+        if obstacle.is_file() and os.access(obstacle, os.R_OK | os.W_OK):
+            return failure(f"{obstacle} stands where a folder belongs", f"Take {obstacle} away")
+        return failure(
+            f"{obstacle} may not be read and written by this account",
+            "Have it given to this account (chown), as root may have made it; where the file "
+            "system is read-only, name another folder in DOCKER_CONFIG",
+        )
 
     def _trust_server(self) -> list[Verdict]:
         api = self.server("pull").api

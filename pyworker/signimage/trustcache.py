@@ -24,6 +24,7 @@ from pathlib import Path
 
 from signimage.errors import FormatError
 
+_LOCK = "_writing"  # no part of a repository's name begins so
 _MAX_FLOORS = 1024 * 1024  # bytes; 2000 delegations need a tenth
 
 
@@ -76,6 +77,19 @@ class TrustCache:
             raise self._damaged(path)
         return value
 
+    def obstacle(self) -> Path | None:
+        """What keeps this account from reading and writing here; None if nothing does."""
+        for folder in (self._metadata, self._own):
+            there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+            if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+                return there
+        own = (each for each in self._own.glob("*") if not each.is_dir())  # names nest
+        for each in sorted((*self._metadata.rglob("*"), *own)):
+            is_written = each.is_dir() or each.name == _LOCK  # all others are replaced
+            if not os.access(each, os.R_OK | os.W_OK if is_written else os.R_OK):
+                return each
+        return None
+
     def forget(self) -> None:
         """Forget the repository: its files, its floors, and with them the pin of its root."""
         # Nothing else below that folder is ours: names of repositories nest.
@@ -89,7 +103,7 @@ class TrustCache:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         _make_folder(self._own)
-        with (self._own / "_writing").open("ab") as file:  # no part of a name begins so
+        with (self._own / _LOCK).open("ab") as file:
             _lock(file.fileno())
             yield  # closing the file gives the lock back, also when the process is killed
 
@@ -114,9 +128,11 @@ def _replace(path: Path, data: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
         Path(name).replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             Path(name).unlink()
+        if isinstance(error, OSError):  # which a full disk raises without the name of a file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

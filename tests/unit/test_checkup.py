@@ -1,6 +1,7 @@
 """What the doctor finds where all is well, and where one thing is wrong."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -39,6 +40,7 @@ from unit.trust_server import Peer, TrustServerModel, error, kept
 _VARIABLE = "DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE"
 _PASSPHRASE = "correct horse"
 _SERVER = "DOCKER_CONTENT_TRUST_SERVER"
+_NOBODY = 65534
 
 
 @dataclass
@@ -365,6 +367,42 @@ def test_another_root_than_the_pinned_one_is_a_failure(surgery: Surgery) -> None
     found = surgery.findings()
     assert failed(found) == ["trust-data"]
     assert "expected root key abab" in only(found, "trust-data").text
+
+
+@pytest.mark.parametrize("below", ["trust/tuf", "trust/signimage"])
+def test_a_trust_store_that_cannot_be_written_is_a_failure_with_its_place(
+    surgery: Surgery, below: str
+) -> None:
+    """Everything else that would read or write there is not tried."""
+    place = surgery.folder / below
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"")
+    found = surgery.findings()
+    (failed,) = found["trust-store"]
+    assert failed.status is Status.FAILURE
+    assert failed.text == f"{place} stands where a folder belongs"
+    assert failed.remedy == f"Take {place} away"
+    assert found["trust-server"][0].text == "because of the failure of: Trust store"
+    place.unlink()
+    assert surgery.findings()["trust-store"][0].status is Status.OK
+
+
+def test_a_folder_of_another_account_in_the_trust_store_is_named(surgery: Surgery) -> None:
+    """As it is where root ran Docker's command."""
+    place = surgery.folder / "trust"
+    place.chmod(0)
+    if is_root := os.geteuid() == 0:
+        os.setreuid(_NOBODY, -1)  # whose rights are asked for; what is read is read as before
+    try:
+        (failed,) = surgery.findings()["trust-store"]
+    finally:
+        if is_root:
+            os.setreuid(0, -1)
+        place.chmod(0o700)
+    assert failed.status is Status.FAILURE
+    assert failed.text == f"{place} may not be read and written by this account"
+    assert "(chown)" in failed.remedy
+    assert surgery.findings()["trust-store"][0].status is Status.OK
 
 
 def test_a_first_visit_is_told_which_key_to_pin(surgery: Surgery) -> None:

@@ -25,6 +25,7 @@ from signimage.publication import (
 from signimage.signing import check_may_sign
 from signimage.trust import TrustedRepository
 from signimage.trustcache import TrustCache
+from unit.disks import full_disk
 from unit.repositories import (
     GUN,
     NOW,
@@ -158,6 +159,18 @@ def test_repositories_may_be_called_as_our_own_files_are(
     for gun in guns:
         TrustCache(tmp_path, gun).write({ROOT: b"r"}, {ROOT: 1})
     assert all(TrustCache(tmp_path, gun).floors() == {ROOT: 1} for gun in guns)
+
+
+def test_a_full_disk_keeps_what_was_kept_and_says_which_file_it_was(tmp_path: Path) -> None:
+    cache = TrustCache(tmp_path, GUN)
+    cache.write({TARGETS: b"old"}, {TARGETS: 1})
+    before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    with full_disk(), pytest.raises(OSError, match=r"File too large: .*floors\.json"):
+        cache.write({TARGETS: b"new"}, {TARGETS: 2})
+    with full_disk(), pytest.raises(OSError, match=r"File too large: .*targets\.json"):
+        cache.write({TARGETS: b"new"}, {TARGETS: 1})
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
+    assert (cache.read(TARGETS), cache.floors()) == (b"old", {TARGETS: 1})
 
 
 def test_offline_a_kept_root_without_its_snapshot_is_not_shown(peer: Peer, tmp_path: Path) -> None:
