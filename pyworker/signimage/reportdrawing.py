@@ -30,6 +30,8 @@ _WIDE = 900
 _MAX_NODES = 16  # delegations that are drawn; more would be no picture
 _MAX_TERMS = 24
 _LABEL, _DATE = 250, 100  # columns beside the time line
+# What a character takes on average in the widest of the usual fonts, bold and not.
+_NAME_CHARACTER, _LABEL_CHARACTER = 10, 7.5
 _ROW, _ROW_NARROW = 30, 46
 _TICKS = (
     (7, "1 week"),
@@ -160,7 +162,7 @@ def _elbow(parent: _Place, child: _Place) -> str:
 def _box(node: Node, place: _Place) -> str:
     odd = " odd" if node.is_odd else ""
     x, y = place.x + 16, place.y
-    characters = int((place.width - 28) / 8)
+    characters = int((place.width - 28) / _NAME_CHARACTER)
     return (
         f"<g><title>{plain(node.role)}: {plain(', '.join(node.key_ids))}</title>"
         f'<rect class="box{odd}" x="{place.x + 0.5:g}" y="{y + 0.5:g}" '
@@ -222,7 +224,7 @@ def _bars(
         kind = "bad" if term.has_ended(now) else "soon" if term.is_due(now) else "good"
         at = y + (row - 20 if is_narrow else row / 2 - 5)
         label_y = y + (18 if is_narrow else row / 2 + 5)
-        characters = 37
+        characters = int((width - _DATE if is_narrow else _LABEL) / _LABEL_CHARACTER)
         body += [
             _text(0, label_y, "label", _cut(term.what, characters), title=term.what),
             (

@@ -107,13 +107,13 @@ svg.wide{display:none}svg.narrow{display:block}.facts{grid-template-columns:1fr 
 thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 table,tbody,tr,tbody th,tbody td{display:block;width:100%}
 tbody tr{padding:.6rem 0;border-bottom:1px solid var(--line)}
-tbody th,tbody td{border:0;padding:.05rem 0}
+tbody th,tbody td{border:0;padding:.05rem 0}.tags th:nth-child(n){width:100%}
 td[data-of]::before{content:attr(data-of) " ";color:var(--soft);font-size:.82rem}}
 @media print{:root{--paper:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#ccc;--blue:#000;
 --good:#1f6a4a;--soon:#7a4d00;--bad:#a01a13;--bar:#9dc3b2;--bar-soon:#e6b766;--bar-bad:#e08a84;
 --tint-bad:#fff;--tint-soon:#fff;--tint-good:#fff;color-scheme:light}
 @page{margin:14mm}
-body{font-size:10pt}table{font-size:8.5pt}th,td{padding-block:.2rem}
+html{font-size:10pt}body{font-size:10pt}table,tbody th{font-size:8.5pt}th,td{padding-block:.2rem}
 body>*{max-width:none;padding-inline:0}header{padding-top:0}
 section+section{break-before:page;border:0;margin:0}
 .part{break-after:avoid}tr,li,svg,.facts div{break-inside:avoid}thead{display:table-header-group}

@@ -17,7 +17,7 @@ from signimage.metadata import RELEASES
 from signimage.report import Basis, Chapter, Subject, chapter, unread
 from signimage.reportdrawing import plain
 from signimage.reportpage import page
-from unit.repositories import GUN, NOW, GoodRepository, believe, content, key
+from unit.repositories import GUN, IMAGE, NOW, GoodRepository, believe, content, key
 
 _VOID = {"meta", "br"}
 _PICTURE_LEAVES = {"rect", "path", "line"}
@@ -212,6 +212,32 @@ def test_many_signers_are_drawn_as_far_as_that_is_a_picture() -> None:
     assert "and 25 more, in the table" in shown(parser)
     rows = [tag for tag, _ in parser.tags if tag == "tr"]
     assert len(rows) == 41
+
+
+def test_the_longest_name_ends_before_its_frame_and_its_bar_do() -> None:
+    """DejaVu Sans is the widest of the usual fonts: 10 and 7.5 pixels a character at our sizes."""
+    name = "release-managers-of-the-platform-team-europe"
+    targets = content({}).with_delegation(f"targets/{name}", [key("ci").public_key])
+    good = GoodRepository(targets=targets, delegated={f"targets/{name}": content({"1.0": IMAGE})})
+    subject = Subject(believe(good.files()), "https://notary.example", Basis.PINNED)
+    text = page([chapter(subject)], NOW)
+    frames = re.findall(r'class="box[^>]* width="([0-9]+)".*?class="name"[^>]*>([^<]*)<', text)
+    bars = re.findall(r'class="label"[^>]*>(?:<title>[^<]*</title>)?([^<]*)</text>'
+                      r'<rect class="bar [a-z]+" x="([0-9]+)"', text)  # fmt: skip
+    assert sum(named.endswith("…") for _, named in frames) == 2
+    assert all(16 + 10 * len(named) <= int(width) for width, named in frames)
+    assert sum(label.endswith("…") for label, _ in bars) == 2
+    # On narrow pages the label stands above its bar, and beside the date.
+    assert all(7.5 * len(label) <= (int(x) or 340 - 100) for label, x in bars)
+
+
+@pytest.mark.parametrize("width", ["screen and (max-width:44rem)", "print"])
+def test_headings_of_rows_follow_the_page_where_it_is_narrow_or_printed(width: str) -> None:
+    """Their own width and size, made for wide pages, are stronger than those of all cells."""
+    style = page([told("1.0")], NOW).partition(f"@media {width}{{")[2].partition("@media")[0]
+    wanted = {"print": r"tbody th\{font-size:8\.5pt\}"}
+    assert re.search(wanted.get(width, r"\.tags th:nth-child\(n\)\{width:100%\}"),
+                     style.replace("table,", ""))  # fmt: skip
 
 
 def test_the_page_names_its_repository_and_its_moment() -> None:
