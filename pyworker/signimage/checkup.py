@@ -31,6 +31,7 @@ from signimage.errors import (
     NotASignerError,
     NotInitializedError,
     SignImageError,
+    UnreachableError,
 )
 from signimage.expiry import is_with_owner, terms
 from signimage.keystore import Entry, KeyStore, Passphrases
@@ -44,7 +45,7 @@ from signimage.registry import Registry, base_url
 from signimage.signing import check_may_sign
 from signimage.transport import Response, Transport
 from signimage.trust import TrustedRepository, canonical_ids
-from signimage.trustapi import gets_login
+from signimage.trustapi import default_trust_server, gets_login
 from signimage.trustcache import TrustCache
 
 _ANSWER_MAX = 1024 * 1024  # bytes; somebody else's page, where it is no registry
@@ -157,7 +158,19 @@ class Checkup:
         except CertificateError as error:
             host = api.url.partition("://")[2].partition("/")[0]
             raise _with_place(error, str(self.docker_config / "tls" / host / "ca.crt")) from error
+        except UnreachableError as error:
+            raise self._with_name(error) from error
         return [Verdict(f"{api.url} answers"), *self._oddities()]
+
+    def _with_name(self, error: UnreachableError) -> UnreachableError:
+        """Say how a trust server is named, where none was and the registry's host was asked."""
+        host = self.repository.host
+        if self.environment.get(_VARIABLE) or self.trust_url != default_trust_server(host):
+            return error
+        hint = (
+            f"No trust server is named, so the registry's host was asked: set {_VARIABLE}, or give"
+        )
+        return UnreachableError(str(error), hint=f"{hint} --trust-server URL")
 
     def _oddities(self) -> Iterator[Verdict]:
         named = self.environment.get(_VARIABLE, "")
@@ -289,14 +302,14 @@ class Checkup:
 
     def _keys(self) -> list[Verdict]:
         entries = self.store.entries()
+        whole = {entry.key_id for entry in entries if not entry.fault}
+        unlocked = [
+            self._unlocked(key_id, owner)
+            for owner, names in self._owners().items()
+            for key_id in sorted(whole.intersection(names))
+        ]
         found = [*self._damaged(entries), *self._open(entries)]
-        for owner, names in self._owners().items():
-            held = {entry.key_id for entry in entries if not entry.fault}.intersection(names)
-            for key_id in sorted(held):
-                found += self._unlocked(key_id, owner)
-        if not any(each.text.startswith("key ") for each in found):
-            found.append(self._none_at_hand())
-        return found
+        return [*found, *(unlocked or [self._none_at_hand()])]
 
     def _damaged(self, entries: Sequence[Entry]) -> Iterator[Verdict]:
         for entry in entries:
@@ -319,12 +332,12 @@ class Checkup:
             return {"the repository": canonical_ids(*repository.role_keys(TARGETS))}
         return {signer.name: signer.key_ids for signer in signers(repository)}
 
-    def _unlocked(self, key_id: str, owner: str) -> list[Verdict]:
+    def _unlocked(self, key_id: str, owner: str) -> Verdict:
         try:
             self.store.load(key_id, self.passphrases)
         except SignImageError as error:
-            return [failure(f"key {key_id} of {owner}: {error}", error.hint)]
-        return [Verdict(f"key {key_id} of {owner} is here, and its passphrase opens it")]
+            return failure(f"key {key_id} of {owner}: {error}", error.hint)
+        return Verdict(f"key {key_id} of {owner} is here, and its passphrase opens it")
 
     def _none_at_hand(self) -> Verdict:
         gun = self._repository.gun

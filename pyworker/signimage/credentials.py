@@ -98,7 +98,11 @@ class StoredLogin:
                 [found, "get"], passed, question, self.patience_s, ANSWER_MAX
             )
         except EngineError as error:  # a workstation's settings are at fault, and no engine
-            raise InputError(str(error)) from error
+            raise InputError(
+                str(error),
+                hint="See what is wrong with it, or take its name out of config.json and log in "
+                "again",
+            ) from error
         if status == 0:
             return _read_answer(answer, f"answer of {program} for {self.host}")
         if _NOT_FOUND in answer:

@@ -84,7 +84,10 @@ def _load_authorities(
     try:
         context.load_verify_locations(cafile=cafile, cadata=cadata)
     except (ssl.SSLError, ValueError, TypeError) as error:  # an SSLError is an OSError, too
-        raise InputError(f"{what}: expected PEM, got something else") from error
+        raise InputError(
+            f"{what}: expected PEM, got something else",
+            hint="Give certificates as text, each from BEGIN CERTIFICATE to END CERTIFICATE",
+        ) from error
     except OSError as error:
         raise InputError(f"{what}: cannot be read: {system_words(error)}") from error
 

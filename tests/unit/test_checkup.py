@@ -250,12 +250,34 @@ def test_a_trust_server_that_does_not_answer_says_nothing_of_the_registry(
     assert everything(found) == "unreachable"
 
 
+def test_what_is_no_certificate_is_told_with_what_is_wanted(surgery: Surgery) -> None:
+    file = surgery.folder / "ca.crt"
+    file.write_text("rubbish", "utf-8")
+    surgery.trust_transport = Transport(TransportSettings(ca_files=(file,)))
+    found = only(surgery.findings(), "trust-server")
+    assert found.text == f"CA certificate {file}: expected PEM, got something else"
+    assert "each from BEGIN CERTIFICATE to END CERTIFICATE" in found.remedy
+
+
 def test_an_unknown_authority_of_a_trust_server_belongs_in_dockers_folder(
     surgery: Surgery,
 ) -> None:
     surgery.trust_transport = Transport(TransportSettings())
     found = only(surgery.findings(), "trust-server")
     assert str(surgery.folder / "tls" / surgery.peer.server.host / "ca.crt") in found.remedy
+
+
+@pytest.mark.parametrize(("variable", "is_told"), [("", True), ("https://{}", False)])
+def test_where_no_trust_server_is_named_its_variable_is_the_remedy(
+    surgery: Surgery, variable: str, *, is_told: bool
+) -> None:
+    """Registries of one's own are seldom trust servers as well, and need not speak TLS."""
+    host = surgery.small.server.host
+    surgery.trust_url = f"https://{host}"
+    surgery.environment[_SERVER] = variable.format(host)
+    found = only(surgery.findings(), "trust-server")
+    assert found.is_unreachable
+    assert (f"set {_SERVER}, or give --trust-server URL" in found.remedy) is is_told
 
 
 @pytest.mark.parametrize(
@@ -460,6 +482,15 @@ def test_a_damaged_key_file_is_named(surgery: Surgery) -> None:
     assert found.status is Status.WARNING
     assert path.name in found.text
     assert str(path) in found.remedy
+
+
+def test_a_damaged_key_file_is_no_key_to_sign_with(surgery: Surgery) -> None:
+    """It is the only one that may sign here."""
+    (path,) = surgery.store.private.iterdir()
+    path.write_text("rubbish", "utf-8")
+    found = surgery.findings("1.0")
+    assert failed(found) == ["keys"]
+    assert found["keys"][-1].text.startswith(f"no key in {surgery.store.private} may sign in ")
 
 
 def test_a_key_file_that_others_may_read_is_a_warning(surgery: Surgery) -> None:
