@@ -22,6 +22,7 @@ How the commands work together: [Keys](keys.md).
 - Options come after the command, in any order.
 - Results go to the standard output, all else to the standard error output.
   With `--json` a result is one JSON document, with `--quiet` nothing is said but errors.
+  What is wanted for its output, such as an exported key, refuses `--quiet`.
 - A passphrase is read from the environment, else from the keyring of the system, else from a \
 terminal.
   Where nobody can answer, the command ends at once with a sentence that says what to set.

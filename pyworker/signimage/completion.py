@@ -22,7 +22,7 @@ def add_command(commands: Any, whole: Command) -> None:
 
     def run(arguments: argparse.Namespace, desk: Desk) -> int:
         text = script(arguments.shell, whole)
-        desk.console.tell({"shell": arguments.shell, "script": text}, text.rstrip("\n"))
+        desk.console.hand_over({"shell": arguments.shell, "script": text}, text.rstrip("\n"))
         return EXIT_DONE
 
     declared = command(

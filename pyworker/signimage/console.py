@@ -59,6 +59,19 @@ class Console:
         else:
             self._print(text)
 
+    def hand_over(self, value: Any, text: str) -> None:
+        """Say a result that is wanted for itself: somebody redirects it into a file.
+
+        Raises:
+            InputError: Nothing is to be said, so that the file would be empty.
+        """
+        if self.quiet:
+            raise InputError(
+                "--quiet: expected a result that is not the output itself, got one that is",
+                hint="Leave --quiet away",
+            )
+        self.tell(value, text)
+
     def table(
         self,
         value: Any,

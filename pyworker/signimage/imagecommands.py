@@ -337,9 +337,9 @@ def _show(desk: Desk, image: str, report: dict[str, Any]) -> None:
 
 
 def _role_text(role: dict[str, Any]) -> str:
-    expires = role["Expires"] or "never published"
+    state = f"version {role['Version']}, expires {role['Expires']}"
     count = f"{role['Threshold']} of {len(role['Keys'])} keys"
-    lines = [f"{role['Name']}: version {role['Version']}, expires {expires}, {count}"]
+    lines = [f"{role['Name']}: {state if role['Expires'] else 'never published'}, {count}"]
     if "Paths" in role:
         lines.append(f"  paths: {', '.join(repr(path) for path in role['Paths']) or 'none'}")
     for key in role["Keys"]:

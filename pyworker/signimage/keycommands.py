@@ -253,7 +253,8 @@ def _export(arguments: argparse.Namespace, desk: Desk) -> int:
     else:
         data, mode = encrypted_file(desk.store, entry), 0o600
     if not arguments.output:
-        desk.console.tell({"keyId": entry.key_id, "pem": data.decode()}, data.decode().rstrip())
+        value = {"keyId": entry.key_id, "pem": data.decode()}
+        desk.console.hand_over(value, data.decode().rstrip())
         return EXIT_DONE
     write_new(Path(arguments.output), data, mode)
     desk.console.tell(

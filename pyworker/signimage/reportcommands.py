@@ -187,7 +187,7 @@ def _report(arguments: argparse.Namespace, desk: Desk) -> int:
                 chapters.append(unread(repository.gun, now, error.sentence))
     text = page(chapters, now)
     if arguments.output == "-":
-        desk.console.tell(_summary(chapters, ""), text.rstrip("\n"))
+        desk.console.hand_over(_summary(chapters, ""), text.rstrip("\n"))
     else:
         _write(Path(arguments.output), text)
         desk.console.tell(_summary(chapters, arguments.output), f"{arguments.output} is written")

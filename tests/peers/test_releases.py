@@ -166,6 +166,8 @@ def test_everything_there_is_is_shown_on_request(trio: Trio) -> None:
     text = trio.ours("inspect", "--full", trio.gun)
     assert "targets/releases: version 1, expires 20" in text
     assert "1.0" in text.splitlines()[1]
+    trio.add("qa")
+    assert "targets/qa: never published, 1 of 1 keys" in trio.ours("inspect", "--full", trio.gun)
 
 
 def test_several_are_inspected_at_once_as_docker_does(trio: Trio) -> None:

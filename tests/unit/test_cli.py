@@ -384,6 +384,21 @@ def test_quiet_success_says_nothing(place: Place) -> None:
     assert (place.home / "ci.pub").is_file()
 
 
+@pytest.mark.parametrize("words", [("key", "export"), ("completion", "bash")])
+def test_a_file_that_would_be_empty_is_no_quiet_success(
+    place: Place, words: tuple[str, ...]
+) -> None:
+    """Who redirects the output believes that they have a copy of the key."""
+    words = (*words, place.key()) if words[0] == "key" else words
+    assert "--quiet: expected a result that is not the output itself" in place.refuses(
+        *words, "--quiet"
+    )
+    assert place.run(*words).stdout
+    done = place.run("key", "export", place.key(), "--output", "copy.pem", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (place.home / "copy.pem").stat().st_size
+
+
 # --- Servers ---------------------------------------------------------------------------------
 
 
