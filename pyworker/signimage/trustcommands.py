@@ -22,7 +22,7 @@ from signimage.arguments import (
 from signimage.desk import Desk, read_pem, wrong_files
 from signimage.errors import InputError, SignImageError
 from signimage.keys import PublicKey
-from signimage.lookup import invalid_roles
+from signimage.lookup import invalid_roles, signers
 from signimage.manual import Command
 from signimage.metadata import BASE_ROLES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from signimage.oci import Repository
@@ -115,7 +115,7 @@ def _add_signer(signer: Any) -> None:
         more="""
         What others released stays valid: where the signer signed the releases last, a remaining
         signer's key in the trust store signs them again in the same publication, or the removal
-        is refused.
+        is refused. With the last signer all releases go.
         """,
         examples=["signimage signer remove ci registry.example.com/team/app"],
         environment=[REPOSITORY_VARIABLE],
@@ -249,8 +249,12 @@ def _signer_add(arguments: argparse.Namespace, desk: Desk) -> int:
 def _signer_remove(arguments: argparse.Namespace, desk: Desk) -> int:
     def remove(repository: Repository) -> _Done:
         server = desk.server(repository, actions=_WRITE)
-        remove_signer(server, desk.store, desk.passphrases, arguments.name)
-        return {}, f"{arguments.name} may not sign in {repository} any more"
+        after = remove_signer(server, desk.store, desk.passphrases, arguments.name)
+        left = [signer.name for signer in signers(after)]
+        text = f"{arguments.name} may not sign in {repository} any more"
+        if not left:
+            text += "; no signer is left, and nothing that signers released counts any more"
+        return {"signersLeft": left}, text
 
     return _each(arguments, desk, remove)
 

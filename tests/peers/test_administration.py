@@ -262,6 +262,17 @@ def test_the_first_signer_after_the_last_has_releases_begun_anew(trio: Trio) -> 
     assert key_id
 
 
+def test_who_removes_the_last_signer_is_told_what_goes_along(trio: Trio) -> None:
+    trio.begin("ci", "qa")
+    trio.notary_adds("1.0")
+    (row,) = trio.json("signer", "remove", "qa", trio.gun)
+    assert row["signersLeft"] == ["ci"]
+    assert trio.check_agreement()["SignedTags"]
+    said = trio.ours("signer", "remove", "ci", trio.gun)
+    assert said.endswith("; no signer is left, and nothing that signers released counts any more\n")
+    assert trio.check_agreement()["SignedTags"] == []
+
+
 def test_a_first_signer_with_a_key_elsewhere_is_refused_before_consumers_get_nothing(
     trio: Trio,
 ) -> None:
