@@ -104,11 +104,11 @@ def initialise_repository(
         server: Where, and which repository.
         store: Holds the root key, and will hold the repository key, which is always new.
         passphrases: For both.
-        root_key_id: The canonical ID of a root key in *store*; by default the first one there is,
-            or a new one.
+        root_key_id: The canonical ID of a root key in *store*; by default the only one, or a new
+            one.
 
     Raises:
-        InputError: There is no such root key.
+        InputError: There is no such root key, or the choice is not made.
         ConflictError: Somebody else initialised the repository at the same moment.
         RemoteError: The trust server refused or could not be reached.
     """
@@ -116,7 +116,7 @@ def initialise_repository(
         return Initialisation(server.refresh(), existed=True)
     except NotInitializedError:
         server.check_never_seen()  # before there are keys for it
-    known = root_key_id or _first_root_key(store)
+    known = root_key_id or _only_root_key(store)
     root_key = root_key_of(store, passphrases, known) if known else PrivateKey.generate_ecdsa()
     # Whoever answers no question any more has left nothing behind.
     root_passphrase = b"" if known else passphrases.choose(ROOT_KEY)
@@ -444,9 +444,13 @@ def check_not_expired(keys: Sequence[PublicKey], now: datetime) -> None:
             )
 
 
-def _first_root_key(store: KeyStore) -> str:
-    known = (each for each in store.entries() if each.role == ROOT_KEY and not each.fault)
-    return next((each.key_id for each in known), "")
+def _only_root_key(store: KeyStore) -> str:
+    """The root key that is there, or none; of several one may have been replaced as it leaked."""
+    known = [each.key_id for each in store.entries() if each.role == ROOT_KEY and not each.fault]
+    if len(known) > 1:
+        text = f"root key: expected one in {store.private}, got {', '.join(known)}"
+        raise InputError(text, hint="Say with --key which one to use")
+    return known[0] if known else ""
 
 
 def root_key_of(store: KeyStore, passphrases: Passphrases, key_id: str) -> PrivateKey:

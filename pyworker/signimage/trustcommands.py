@@ -64,8 +64,8 @@ def _add_repo(repo: Any) -> None:
         "create the trust data of a repository",
         more="""
         A repository that has trust data is left as it is. The root key is the one in the trust
-        store, or a new one; the repository key, which names the signers, is always new. What is
-        printed is the ID that pipelines pin.
+        store, or a new one; of several --key chooses. The repository key, which names the signers,
+        is always new. What is printed is the ID that pipelines pin.
         """,
         examples=["signimage repo init registry.example.com/team/app"],
         environment=PASSPHRASES,

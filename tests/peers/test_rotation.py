@@ -165,6 +165,11 @@ def test_a_root_key_of_the_store_becomes_the_root_of_a_second_repository(trio: T
     key_id = trio.json("rotate", "root", trio.gun)["keyId"]
     assert trio.json("rotate", "root", "--key", key_id, other)["keyId"] == key_id
     third = f"{trio.gun}-third"
+    before = trio.held()
+    trio.ours("repo", "init", third, code=2)
+    assert "got " + ", ".join(sorted(key_ids(trio, ROOT))) in trio.said
+    assert trio.said.endswith(". Say with --key which one to use.\n")
+    assert trio.held() == before
     trio.ours("repo", "init", "--key", key_id, third)
     found = Workstation(trio.at.stack, trio.at.folder / "x", third).server().refresh()
     assert canonical_ids(*found.role_keys(ROOT)) == (key_id,)
