@@ -256,7 +256,7 @@ class Checkup:
 
     def _trust_data(self) -> Verdict:
         server = self.server("pull")
-        self._was_known = server.cache is not None and server.cache.read(ROOT) is not None
+        self._was_known = server.has_root
         server.cache = None  # what was kept counts, and nothing is kept
         self._believed = server.refresh()
         version = self._believed.timestamp.body.version

@@ -96,6 +96,11 @@ class TrustServer:
         """Whether it has shown the repository before, so that its address is certainly right."""
         return self._seen is not None
 
+    @property
+    def has_root(self) -> bool:
+        """Whether a root is believed already, so that the next one must follow it."""
+        return bool(self._root)
+
     def recent(self) -> TrustedRepository | None:
         """What the last look showed, if that was a moment ago: to publish upon, not as a proof."""
         return self._seen if time.monotonic() < self._seen_at + _RECENT_S else None

@@ -19,7 +19,6 @@ from signimage.checkup import Checkup
 from signimage.desk import Desk
 from signimage.doctor import Finding, Status, examine, result
 from signimage.errors import InputError, SignImageError, UnreachableError
-from signimage.metadata import ROOT
 from signimage.notary import utc_now
 from signimage.oci import Digest, Reference, Repository, check_tag
 from signimage.parallel import results
@@ -199,7 +198,7 @@ def _report(arguments: argparse.Namespace, desk: Desk) -> int:
 
 def _chapter(arguments: argparse.Namespace, desk: Desk, name: Repository) -> Chapter:
     server = desk.server(name)
-    was_known = server.cache is not None and server.cache.read(ROOT) is not None
+    was_known = server.has_root
     repository = server.refresh(offline=arguments.offline)
     basis = Basis.KEPT if was_known else Basis.FIRST_USE
     subject = Subject(
