@@ -10,7 +10,14 @@ from signimage.desk import Desk
 from signimage.errors import InputError, NotInitializedError, SignImageError
 from signimage.history import MAX_PUBLICATIONS, Moment, history
 from signimage.oci import Digest, Reference, check_tag
-from signimage.releases import KeyedServer, gate_for, revoke, revoke_all, signing_key
+from signimage.releases import (
+    KeyedServer,
+    gate_for,
+    revoke,
+    revoke_all,
+    shared_roles,
+    signing_key,
+)
 from signimage.signing import Order, sign_pushed
 from signimage.trust import TrustedRepository
 from signimage.variables import REPOSITORY_VARIABLE
@@ -182,7 +189,8 @@ def _sign(arguments: argparse.Namespace, desk: Desk) -> int:
     registry = desk.registry(reference.repository)
     repository = server.refresh()
     key_id = signing_key(repository, desk.store, arguments.name)
-    at_home = keys_at_hand(repository, desk.store, desk.passphrases)
+    shared = shared_roles(repository, desk.store, tags, key_id)
+    at_home = keys_at_hand(repository, desk.store, desk.passphrases, *shared)
     digest = reference.digest
     if digest is None:
         digest = registry.resolve(reference.tag).descriptor.digest

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from signimage.errors import InputError, NotASignerError, NotSignedError
 from signimage.keys import Signer
 from signimage.keystore import KeyStore, Passphrases
-from signimage.lookup import released, released_tags, signers, signers_of
+from signimage.lookup import released, released_tags, signers, signers_of, signing_roles
 from signimage.metadata import RELEASES, SNAPSHOT, TARGETS
 from signimage.notary import TrustServer
 from signimage.oci import Digest, Repository
@@ -96,6 +96,20 @@ def signing_key(repository: TrustedRepository, store: KeyStore, name: str = "") 
     return next(iter(found))
 
 
+def shared_roles(
+    repository: TrustedRepository, store: KeyStore, tags: Iterable[str], key_id: str
+) -> tuple[str, ...]:
+    """The roles of *tags* in which one key is not enough, and of which *store* has enough."""
+
+    def is_shared(name: str) -> bool:
+        role, keys = repository.role_keys(name)
+        held = [each for each in canonical_ids(role, keys) if store.find(each)]
+        return 1 < role.threshold <= len(held)
+
+    names = (name for tag in tags for name in signing_roles(repository, tag, [key_id]))
+    return tuple(filter(is_shared, dict.fromkeys(names)))
+
+
 @dataclass(slots=True)
 class KeyedServer(TrustServer):
     """A trust server with keys that sign whatever is published, such as a snapshot's at home."""
@@ -168,11 +182,12 @@ def _roles(repository: TrustedRepository) -> tuple[str, ...]:
 
 
 def _keys(repository: TrustedRepository, store: KeyStore, roles: Iterable[str]) -> list[str]:
-    """The canonical IDs of a key for each of *roles* and the snapshot, as *store* has them."""
+    """The canonical IDs of as many keys as *roles* and the snapshot need, if *store* has them."""
     found = []
-    for role in (*roles, SNAPSHOT):
-        ids = canonical_ids(*repository.role_keys(role))
-        found += [key_id for key_id in ids if store.find(key_id)][:1]
+    for name in (*roles, SNAPSHOT):
+        role, keys = repository.role_keys(name)
+        held = [key_id for key_id in canonical_ids(role, keys) if store.find(key_id)]
+        found += held[: role.threshold]
     return list(dict.fromkeys(found))
 
 

@@ -17,7 +17,7 @@ from signimage.lookup import invalid_roles, released_tags
 from signimage.metadata import RELEASES
 from signimage.oci import Digest, Repository
 from signimage.publication import revocation_plan, signing_plan
-from signimage.releases import gate_for, revoke, revoke_all, signing_key
+from signimage.releases import gate_for, revoke, revoke_all, shared_roles, signing_key
 from signimage.verification import Gate, pass_gate
 from unit.repositories import GUN, IMAGE, GoodRepository, believe, content, key
 from unit.test_publication import CI, NEW, QA, carried_out, two_signers
@@ -167,3 +167,23 @@ def test_a_tag_that_was_moved_meanwhile_is_not_revoked(peer: Peer, tmp_path: Pat
 def test_without_a_key_nothing_is_revoked(peer: Peer, tmp_path: Path) -> None:
     with peer.untouched(), pytest.raises(NotASignerError, match="no key at hand may take tags out"):
         revoke_all(peer.client(), store_of(tmp_path), WORDS)
+
+
+def test_where_two_keys_must_sign_both_are_taken(peer: Peer, tmp_path: Path) -> None:
+    good = GoodRepository()
+    for name in ("targets/ci", RELEASES):
+        good.targets = good.targets.with_delegation(name, [key("dev").public_key])
+        good.signers[name] = [key("ci"), key("dev")]
+    entries = tuple(
+        replace(each, role=replace(each.role, threshold=2)) for each in good.targets.delegations
+    )
+    good.targets = replace(good.targets, delegations=entries, version=2)
+    good = replace(good, snapshot_version=2, timestamp_version=2)
+    peer.model.hold(good)
+    both, one = store_of(tmp_path, "ci", "dev"), store_of(tmp_path / "one", "ci")
+    seen = peer.client().refresh()
+    assert shared_roles(seen, both, ["2.0"], CI) == ("targets/ci", RELEASES)
+    assert shared_roles(seen, one, ["2.0"], CI) == ()
+    with peer.untouched(), pytest.raises(NotASignerError, match="expected 2 of its keys at hand"):
+        revoke(peer.client(), one, WORDS, "1.0")
+    assert revoke(peer.client(), both, WORDS, "1.0").left == ()
