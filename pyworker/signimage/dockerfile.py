@@ -28,7 +28,9 @@ def find_dockerfile(pattern: str, root: Path) -> Path:
     if wanted.is_file():
         return wanted
     parts = wanted.parts
-    fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    # The root is no pattern, whatever the names of its folders are.
+    known = len(root.parts) if wanted.is_relative_to(root) else 0
+    fixed = next((i for i in range(known, len(parts)) if glob.has_magic(parts[i])), len(parts))
     try:
         found = (
             [path for path in Path(*parts[:fixed]).glob("/".join(parts[fixed:])) if path.is_file()]

@@ -55,6 +55,16 @@ def test_name_with_brackets_is_a_name_first(sources: Path) -> None:
     assert find_dockerfile("[b]/Dockerfile", sources) == sources / "[b]" / "Dockerfile"
 
 
+def test_folders_above_the_sources_are_no_pattern(tmp_path: Path) -> None:
+    root, neighbour = tmp_path / "agent[1]" / "s", tmp_path / "agent1" / "s"
+    for folder in (root / "web", neighbour):
+        folder.mkdir(parents=True)
+        (folder / "Dockerfile").write_text("FROM scratch\n")
+    found = root / "web" / "Dockerfile"
+    assert find_dockerfile("**/Dockerfile", root) == found
+    assert find_dockerfile(str(root / "**" / "Dockerfile"), root) == found
+
+
 @pytest.mark.parametrize("pattern", ["nope/Dockerfile", "**/Nope", "b", "c/Dockerfile", ""])
 def test_absent_dockerfile_is_named(sources: Path, pattern: str) -> None:
     with pytest.raises(InputError, match=r"^Dockerfile not found: /.*/1/s"):
