@@ -10,6 +10,7 @@ The rules of this file:
 Docker CLI `build`, `buildx build`.
 """
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _LONG_NAMES = {"-f": "--file", "-o": "--output", "-t": "--tag"}
 _DECIDES = ("--output", "--load")
 _OURS = ("--push", "--tag", "--metadata-file")
 _TRUST_FLAG = "--disable-content-trust"
+# A line that goes on in the next one; two backslashes are one that is meant.
+_CONTINUATION = re.compile(r"(?<!\\)((?:\\\\)*)\\\r?\n")
 
 
 class Flag(NamedTuple):
@@ -70,7 +73,7 @@ def split_arguments(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         InputError: A quotation is not closed.
     """
     try:
-        words = shlex.split(text, posix=True)
+        words = shlex.split(_CONTINUATION.sub(r"\1", text), posix=True)
     except ValueError as error:
         raise InputError("arguments: expected every quotation to be closed") from error
     dropped = tuple(word for word in words if word.partition("=")[0] == _TRUST_FLAG)

@@ -22,6 +22,8 @@ from signimage.errors import InputError
     [
         ("", (), ()),
         ("--build-arg A=1  --pull\n--no-cache", ("--build-arg", "A=1", "--pull", "--no-cache"), ()),
+        ("--label A \\\n  --pull \\\r\n--no-cache", ("--label", "A", "--pull", "--no-cache"), ()),
+        ("--build-arg A=\\\\\n--pull", ("--build-arg", "A=\\", "--pull"), ()),
         ("--label 'A=b c' \"x=$(y) `z`\"", ("--label", "A=b c", "x=$(y) `z`"), ()),
         ("--disable-content-trust=false --pull", ("--pull",), ("--disable-content-trust=false",)),
         ("--disable-content-trust", (), ("--disable-content-trust",)),
