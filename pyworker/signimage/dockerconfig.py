@@ -47,6 +47,15 @@ _PASSED_NAMES = frozenset(
     ).split()
 )
 _PASSED_PREFIXES = ("LC_", "XDG_", "BUILDKIT_", "BUILDX_")
+_LOGIN_MEMBERS = (
+    "auth",
+    "email",
+    "identitytoken",
+    "password",
+    "registrytoken",
+    "serveraddress",
+    "username",
+)
 # Removed by the task library already; a child must not get them even if it is asked to.
 _SECRET_PREFIXES = (
     "INPUT_",
@@ -253,6 +262,20 @@ def _is_proxies(value: Any) -> bool:
     return _is_objects(value) and all(_is_texts(each) for each in value.values())
 
 
+def _is_login(entry: Mapping[str, Any]) -> bool:
+    """Tell whether Docker can read this member of `auths`; one that it cannot costs it all."""
+    known = {name.lower(): value for name, value in entry.items()}
+    if not all(isinstance(known.get(name) or "", str) for name in _LOGIN_MEMBERS):
+        return False
+    auth = known.get("auth") or ""
+    try:
+        decoded = base64.b64decode(re.sub("[\r\n]", "", auth), validate=True)
+    except ValueError:
+        return False
+    username, colon, _ = decoded.partition(b":")
+    return not auth or bool(username and colon)
+
+
 _FORMS: Mapping[str, Callable[[Any], bool]] = {
     "auths": _is_objects,
     "cliPluginsExtraDirs": lambda value: isinstance(value, list),
@@ -272,6 +295,7 @@ def _private_settings(
     for name in ("auths", "credHelpers"):  # a credsStore would hide our own login
         known = theirs.get(name, {})
         settings[name] = {key: value for key, value in known.items() if key not in auths}
+    settings["auths"] = {key: each for key, each in settings["auths"].items() if _is_login(each)}
     for key, credentials in auths.items():
         settings["auths"][key] = _auth(credentials)
     return settings

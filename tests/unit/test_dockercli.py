@@ -294,7 +294,7 @@ def test_login_is_in_the_private_configuration_alone(
 ) -> None:
     """A token that was renewed replaces the old one, and what else is there stays."""
     file = config.folder / "config.json"
-    other = {"other.example.com": {"auth": "b3RoZXI="}}
+    other = {"other.example.com": {"auth": "bzp4"}}
     old = {"auths": {**other, "localhost:5000": {"auth": "b2xk"}}, "proxies": {"default": {}}}
     file.write_text(json.dumps({**old, "credHelpers": {"localhost:5000": "x", "gcr.io": "gcloud"}}))
     small.tell("push", output=PUSH_20)

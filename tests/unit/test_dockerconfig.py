@@ -35,7 +35,7 @@ def home(tmp_path: Path) -> Path:
     docker = tmp_path / "home" / ".docker"
     docker.mkdir(parents=True)
     settings = {
-        "auths": {"reg.example.com": {"auth": "b2xk"}, "other.example.com": {"auth": "b3RoZXI="}},
+        "auths": {"reg.example.com": {"auth": "b2xk"}, "other.example.com": {"auth": "bzp4"}},
         "credHelpers": {"reg.example.com": "x", "gcr.io": "gcloud"},
         "credsStore": "desktop",
         "HttpHeaders": {"X": "y"},
@@ -107,7 +107,7 @@ def test_settings_and_other_logins_of_the_user_stay_in_force(tmp_path: Path, hom
     assert set(settings) == {
         "auths", "credHelpers", "proxies", "currentContext", "cliPluginsExtraDirs"
     }  # fmt: skip
-    assert settings["auths"]["other.example.com"] == {"auth": "b3RoZXI="}
+    assert settings["auths"]["other.example.com"] == {"auth": "bzp4"}
     assert settings["credHelpers"] == {"gcr.io": "gcloud"}
     assert settings["cliPluginsExtraDirs"] == [str(home / ".docker" / "cli-plugins")]
     assert config.environment == {
@@ -153,6 +153,24 @@ def test_settings_of_a_senseless_form_are_left_out(home: Path, name: str, value:
         settings = json.loads((config.folder / "config.json").read_text())
     assert settings.get(name) != value
     assert list(settings["auths"]) == list(AUTHS)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"auth": "!!"}, {"auth": "bm9ib2R5"}, {"auth": "OnA="}, {"auth": 7}, {"identitytoken": ["x"]}],
+)
+def test_login_that_docker_cannot_read_hides_no_other(home: Path, entry: dict[str, object]) -> None:
+    """Docker drops its whole configuration because of one, and our login with it."""
+    good = {
+        "a.example.com": {"auth": "bTpw\n"},
+        "b.example.com": {},
+        "c.example.com": {"auth": None},
+    }
+    settings = {"auths": {**good, "broken.example.com": entry}}
+    (home / ".docker" / "config.json").write_text(json.dumps(settings))
+    with private_config(home, AUTHS, {"HOME": str(home)}) as config:
+        kept = json.loads((config.folder / "config.json").read_text())["auths"]
+    assert set(kept) == {*good, *AUTHS}
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\xff"])
