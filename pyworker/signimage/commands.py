@@ -1,5 +1,7 @@
 """What each command of the step does: use case, outputs, result.
 
+What came of it stands below the groups of the log, which viewers fold away.
+
 Imported while the first question to the trust server is under way.
 """
 
@@ -20,6 +22,7 @@ def _push_and_sign(step: Step) -> None:
 
     with source_of(step) as source:
         found = push_and_sign(order, source, registry, step.trust_server(), step.log)
+        step.log.close()
         tell_environments(step.task, step.transport, step.inputs, source, registry, found)
     report(step.task, step.inputs, found, order.key_id)
 
@@ -32,6 +35,7 @@ def _build(step: Step) -> None:
         source.check()
         step.log.step(source.title)
         source.prepare()
+    step.log.close()
     report_build(step.task, step.inputs, *set(source.image_ids.values()))
 
 
@@ -39,6 +43,7 @@ def _sign(step: Step) -> None:
     order = step.order()
     registry = step.registry(actions="pull")
     found = sign_pushed(order, registry, step.trust_server(), step.log)
+    step.log.close()
     report(step.task, step.inputs, found, order.key_id)
 
 
@@ -46,7 +51,9 @@ def _verify(step: Step) -> None:
     inputs = step.inputs
     gate = Gate(inputs.repository, inputs.tags, inputs.digests, inputs.required_signers)
     registry, server = step.registry(actions="pull"), step.trust_server()
-    report(step.task, inputs, verify(gate, registry, server, step.log), "")
+    found = verify(gate, registry, server, step.log)
+    step.log.close()
+    report(step.task, inputs, found, "")
 
 
 WORK: Mapping[Command, Callable[[Step], None]] = MappingProxyType(

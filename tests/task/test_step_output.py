@@ -107,3 +107,13 @@ def test_a_step_is_written_as_documented(signable: Job, key: SigningKey) -> None
     percents = [percent for percent, _ in result.progress]
     assert percents == sorted(percents)
     assert percents[-1] == 100
+
+
+def test_what_came_of_it_stands_below_the_groups(signable: Job, key: SigningKey) -> None:
+    """Log viewers fold groups away, and what was signed with them."""
+    for command in ("buildAndPush", "sign", "verify"):
+        result = signable.run(signable.step(key, command=command))
+        last = max(n for n, line in enumerate(result.raw_lines) if line == "##[endgroup]")
+        below = [line for line in result.raw_lines[last:] if line.startswith("Signed by ci: ")]
+        assert len(below) == 1
+        assert not any(line.startswith("Signed by ") for line in result.raw_lines[:last])
