@@ -24,6 +24,9 @@ from signimage.oci import Digest
 from signimage.programs import Output
 from signimage.response import readable
 
+_NO_ENGINE_HINT = "Run the job on an agent with Docker, or set DOCKER_HOST"
+_NO_RIGHT_HINT = "Add this account to the group docker, and start the agent anew"
+
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
@@ -48,9 +51,10 @@ def not_built(said: str, hint: str = "") -> BuildError:
 
 def unreachable(host: str, why: str, hint: str = "") -> EngineError:
     """The error for an engine that does not answer at *host*, as `DOCKER_HOST` names it."""
+    is_closed = host.startswith("unix:") and "permission denied" in why.lower()
+    usual = _NO_RIGHT_HINT if is_closed else _NO_ENGINE_HINT
     return EngineError(
-        f"Docker engine cannot be reached at {readable(host)}: {why}",
-        hint=hint or "Run the job on an agent with Docker, or set DOCKER_HOST",
+        f"Docker engine cannot be reached at {readable(host)}: {why}", hint=hint or usual
     )
 
 

@@ -6,6 +6,7 @@ stands beside each. Docker 29 was not at hand: its texts follow its sources, tag
 
 import base64
 import json
+import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -138,6 +139,23 @@ def test_an_engine_that_nobody_answers_for_is_named_with_the_reason(
         with pytest.raises(EngineError, match=r"^Docker engine cannot be reached") as caught:
             ask()
         assert str(caught.value).startswith(begin + why)
+
+
+def test_an_engine_that_lets_us_not_in_is_no_matter_of_another_agent(
+    small: SmallDocker, config: DockerConfig, tmp_path: Path
+) -> None:
+    small.tell("version", complaint=f"{_NO_RIGHT}\n", status=1)
+    place, hints = tmp_path / "s", []
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind(str(place))
+        there.listen()
+        for host in (f"unix://{place}", "ssh://me@far"):  # which says that of a wrong key
+            docker = command(small, config, tmp_path, DOCKER_HOST=host)
+            with pytest.raises(EngineError, match="permission denied") as caught:
+                docker.check()
+            hints.append(caught.value.hint)
+    assert "group docker" in hints[0]
+    assert "agent with Docker" in hints[1]
 
 
 def test_a_socket_that_is_not_there_is_explained_as_the_system_does(
