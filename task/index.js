@@ -82,7 +82,10 @@ async function main() {
     for (const command of candidates(process.env)) {
         const [code, signal] = await run(command);
         if (code === REPORTED) return undefined;
-        if (canceled) return fail('The step was canceled before the worker could finish.');
+        if (canceled) {
+            removeLeftovers();
+            return fail(`The step was canceled before the worker could report. ${STATE}`);
+        }
         const reason = unsuitability(code, signal);
         if (!reason) {
             removeLeftovers();

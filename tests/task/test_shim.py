@@ -338,12 +338,30 @@ def test_a_worker_that_dies_of_the_signal_leaves_a_failed_step(
     assert process.stdout.readline() == "ready\n"
     process.send_signal(sent)
     output = process.communicate()[0]
-    assert result(output) == (
-        "Failed",
-        "The step was canceled before the worker could finish.",
+    verdict, sentence = result(output)
+    assert verdict == "Failed"
+    assert sentence == (
+        "The step was canceled before the worker could report. What it had pushed or signed by "
+        "then is not known. The step can be run again."
     )
     assert process.returncode == 0
     assert shim.order() == ["bin/python3"]
+
+
+def test_a_worker_that_was_killed_after_a_cancel_leaves_nothing(
+    shim: Shim, running: list[subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    temp = tmp_path / "temp"
+    (temp / "signimage-ab12").mkdir(parents=True)
+    ending = "import os, signal\nsignal.signal(2, lambda *_: os.kill(os.getpid(), 9))\n"
+    shim.python("bin/python3", ending + "print('ready', flush=True)\nsignal.pause()\n")
+    process = shim.start({"AGENT_TEMPDIRECTORY": str(temp)})
+    running.append(process)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert result(process.communicate()[0])[0] == "Failed"
+    assert list(temp.iterdir()) == []
 
 
 def clean(temp: Path | None) -> str:
