@@ -9,9 +9,21 @@ import os
 import signal
 import sys
 
-# Until `signimage.cancellation` listens there is nothing to undo, and a KeyboardInterrupt would be
-# lost in the callbacks that imports run, or end in a traceback.
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+CANCELED = "The step was canceled. Nothing was pushed or signed."
+
+
+# Annotations are no syntax of Python 2.
+def cancel(_number, _frame):  # type: (int, object) -> None  # noqa: ANN001, ANN201 - see above
+    """End at once, and say so: until `signimage.cancellation` listens there is nothing to undo.
+
+    A KeyboardInterrupt would be lost in the callbacks that imports run, or end in a traceback.
+    """
+    for command in ("task.logissue type=error;", "task.complete result=Failed;"):
+        os.write(1, ("##vso[" + command + "]" + CANCELED + "\n").encode("ascii"))
+    os._exit(87)
+
+
+signal.signal(signal.SIGINT, cancel)
 
 if sys.version_info < (3, 10):  # noqa: UP036 - an agent's python may be older than the project's
     # Shown in the log only where the pipeline asks for details (System.Debug).

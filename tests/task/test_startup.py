@@ -83,6 +83,17 @@ def test_a_worker_that_is_done_is_not_taken_down_piece_by_piece(worker: Worker) 
     assert (done.returncode, done.stdout) == (87, "ran\n")
 
 
+def test_a_worker_that_is_canceled_before_it_listens_has_the_last_word(worker: Worker) -> None:
+    worker.does("import os, signal; os.kill(os.getpid(), signal.SIGINT); print('went on')")
+    done = worker.run()
+    sentence = "The step was canceled. Nothing was pushed or signed."
+    assert (done.returncode, done.stderr) == (87, "")
+    assert done.stdout.splitlines() == [
+        f"##vso[task.logissue type=error;]{sentence}",
+        f"##vso[task.complete result=Failed;]{sentence}",
+    ]
+
+
 @pytest.mark.parametrize("body", ["return 2", "return 86", "raise SystemExit(127)"])
 def test_no_exit_code_of_a_worker_can_be_taken_for_an_unfit_python(
     worker: Worker, body: str
