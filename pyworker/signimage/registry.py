@@ -106,7 +106,8 @@ class Registry:
             UnauthorizedError: They do not.
             RemoteError: The registry cannot be used.
         """
-        response = self.request("POST", "blobs/uploads/", body=b"")
+        # An upload that was begun twice ends by itself.
+        response = self.request("POST", "blobs/uploads/", body=b"", repeatable=True)
         if response.status != http.client.ACCEPTED:
             raise self.refused(response, Permission.PUSH)
         # Only tidiness: registries drop abandoned uploads by themselves. So no right is asked for

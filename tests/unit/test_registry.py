@@ -148,6 +148,16 @@ def test_registry_that_cannot_now_is_told_from_one_that_refuses(
     assert caught.value.hint.startswith(hint)
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_busy_registry_is_asked_again_whether_we_may_push(
+    transport: Transport, bearer: SmallRegistry, status: int
+) -> None:
+    replies = iter([Reply(status, headers={"Retry-After": "0"})])
+    bearer.lie = to("/blobs/uploads/", lambda honest: next(replies, honest))
+    client(transport, bearer).check_push()
+    assert next(replies, None) is None
+
+
 def test_server_that_is_no_registry_is_refused(transport: Transport, bearer: SmallRegistry) -> None:
     bearer.lie = to("/uploads/", lambda _: Reply(200, b"<html>"))
     with pytest.raises(
