@@ -43,6 +43,7 @@ _HOST = re.compile(
 )
 # Docker's limit for host and path together (distribution/reference, NameTotalLengthMax).
 _MAX_NAME = 255  # characters
+MAX_DEPTH = 4  # indexes in each other; builders write two
 
 
 @dataclass(frozen=True, slots=True)

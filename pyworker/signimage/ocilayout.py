@@ -29,6 +29,7 @@ from signimage.members import Members, kind_of
 from signimage.oci import (
     DOCUMENT_MEMBERS,
     INDEX_TYPES,
+    MAX_DEPTH,
     Blob,
     Descriptor,
     Digest,
@@ -58,7 +59,6 @@ _MEDIA_TYPE = re.compile(
 
 # What an image is called: by most builders in full or by its tag, by containerd in full.
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
-_MAX_DEPTH = 4  # indexes below each other; builders write two
 _MAX_MANIFESTS = 1000
 _MAX_ALL = 16 * MAX_DOCUMENT  # bytes of all manifests together, which are kept in memory
 _SHOWN_NAMES = 20
@@ -119,8 +119,8 @@ class LayoutImage:
         document = Members(value, what, DOCUMENT_MEMBERS)
         check_type(value, descriptor.media_type, what=what)
         if descriptor.media_type in INDEX_TYPES:
-            if depth == _MAX_DEPTH:
-                raise FormatError(f"{what}: expected at most {_MAX_DEPTH} indexes in each other")
+            if depth == MAX_DEPTH:
+                raise FormatError(f"{what}: expected at most {MAX_DEPTH} indexes in each other")
             for child in document.list("manifests"):
                 self._read_child(child, what, depth)
         else:

@@ -24,6 +24,7 @@ from typing import Protocol
 
 from signimage.cancellation import Canceled
 from signimage.errors import (
+    FormatError,
     HashMismatchError,
     InputError,
     NotASignerError,
@@ -36,7 +37,7 @@ from signimage.keys import Signer
 from signimage.lookup import signing_roles
 from signimage.metadata import RELEASES, TARGETS
 from signimage.notary import TrustServer
-from signimage.oci import Digest, Manifest, Repository
+from signimage.oci import MAX_DEPTH, Digest, Manifest, Repository
 from signimage.parallel import all_of, begin, results
 from signimage.publication import signing_plan
 from signimage.registry import PARALLEL, Registry
@@ -403,15 +404,25 @@ def sign(
 
 
 def _platforms(index: Manifest, registry: Registry) -> dict[str, Manifest]:
-    """The manifests below an index, by the names that they are signed under.
+    """The manifests below an index, however deep, by the names that they are signed under.
 
     Attestations are no images, and are covered by the signature of the index.
+
+    Raises:
+        FormatError: There are more indexes in each other than a layout may have.
     """
-    return {
-        child.digest.tag: registry.resolve(child.digest)
-        for child in index.children()
-        if child.is_image
-    }
+    found: dict[str, Manifest] = {}
+    level = [index]
+    for _ in range(MAX_DEPTH):
+        below = [child.digest for each in level for child in each.children() if child.is_image]
+        new = {each.tag: each for each in below if each.tag not in found}
+        level = [registry.resolve(each) for each in new.values()]
+        found |= zip(new, level, strict=True)
+    if any(each.children() for each in level):
+        raise FormatError(
+            f"index {index.descriptor.digest}: expected at most {MAX_DEPTH} indexes in each other"
+        )
+    return found
 
 
 def _target(manifest: Manifest) -> FileMeta:

@@ -293,8 +293,7 @@ def _described(
 ) -> PushedImage:
     """What the registry knows of an image; of an index, what it knows of its first image."""
     manifest = registry.resolve(digest)
-    image = next((child.digest for child in manifest.children() if child.is_image), None)
-    if image is not None:
+    while image := next((child.digest for child in manifest.children() if child.is_image), None):
         manifest = registry.resolve(image)
     config = _configuration(registry, manifest)
     layers = history(config, [layer.size for layer in manifest.layers()])

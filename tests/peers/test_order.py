@@ -14,7 +14,13 @@ from peers.stack import Stack
 from peers.workstation import Workstation
 from signimage.administration import remove_signer
 from signimage.cancellation import Canceled
-from signimage.errors import HashMismatchError, InputError, NotASignerError, NotSignedError
+from signimage.errors import (
+    FormatError,
+    HashMismatchError,
+    InputError,
+    NotASignerError,
+    NotSignedError,
+)
 from signimage.oci import Descriptor, Digest, Manifest
 from signimage.releases import revoke
 from signimage.signing import sign_pushed
@@ -168,3 +174,46 @@ def test_the_platforms_below_an_index_are_signed_where_that_is_wanted(shop: Shop
     assert shop.signed(one.digest.tag) == one.digest
     names = [row["SignedTag"] for row in shop.workstation.inspected()["SignedTags"]]
     assert sorted(names) == ["multi", one.digest.tag]
+
+
+def test_the_platforms_below_an_index_in_an_index_are_signed_too(shop: Shop) -> None:
+    """Layouts of several builds hold such; one that goes on and on is refused."""
+    source = shop.archived("1.0")
+    source.check()
+    one = source.deliver(shop.registry)["1.0"]
+    inner = index_of(shop, one)
+    outer = index_of(shop, inner, one)
+    shop.registry.put_manifest("multi", outer)
+    server = shop.workstation.server(cache=False)
+    sign_pushed(shop.order("multi", is_recursive=True), shop.registry, server, shop)
+    names = [row["SignedTag"] for row in shop.workstation.inspected()["SignedTags"]]
+    below = [each.descriptor.digest.tag for each in (inner, one)]
+    assert sorted(names) == sorted(["multi", *below])
+    for _ in range(3):
+        outer = index_of(shop, outer)
+    shop.registry.put_manifest("deep", outer)
+    with pytest.raises(FormatError, match=r"expected at most 4 indexes in each other$"):
+        sign_pushed(shop.order("deep", is_recursive=True), shop.registry, server, shop)
+
+
+def test_what_is_told_of_an_index_in_an_index_is_its_first_image(shop: Shop) -> None:
+    source = shop.archived("1.0")
+    source.check()
+    one = source.deliver(shop.registry)["1.0"]
+    outer = index_of(shop, index_of(shop, one)).descriptor.digest
+    told = source.described(shop.registry, outer, ("1.0",))
+    assert (told.digest, told.image_id) == (outer, one.config_digest)
+
+
+def index_of(shop: Shop, *manifests: Manifest) -> Manifest:
+    """Store an index of *manifests*, untagged."""
+    described = [each.descriptor for each in manifests]
+    entries = [
+        {"mediaType": each.media_type, "digest": each.digest.text, "size": each.size}
+        for each in described
+    ]
+    document = {"schemaVersion": 2, "mediaType": MANIFEST_LIST, "manifests": entries}
+    content = json.dumps(document).encode()
+    index = Manifest(Descriptor(MANIFEST_LIST, Digest.of(content), len(content)), content)
+    shop.registry.put_manifest(index.descriptor.digest, index)
+    return index
