@@ -69,6 +69,17 @@ MANIFEST_TYPES = INDEX_TYPES + IMAGE_TYPES
 _HUB_API_HOST = "registry-1.docker.io"
 _WHAT = "registry"
 _MOVED = (http.client.TEMPORARY_REDIRECT, http.client.PERMANENT_REDIRECT)  # method and body stay
+# What registries answer where a tag may not be overwritten, and we may push all the same.
+_PROTECTED = (
+    http.client.BAD_REQUEST,
+    http.client.FORBIDDEN,
+    http.client.METHOD_NOT_ALLOWED,
+    http.client.CONFLICT,
+    http.client.PRECONDITION_FAILED,
+)
+_PROTECTED_HINT = (
+    "If the registry keeps tags from being overwritten, choose a tag that it does not have yet"
+)
 _DELETED = (http.client.OK, http.client.ACCEPTED, http.client.NO_CONTENT)
 _UNDELETED = (http.client.NOT_FOUND, http.client.METHOD_NOT_ALLOWED)
 _ONLY_BY_DIGEST = ("UNSUPPORTED", "DIGEST_INVALID")  # the second: distribution up to 2.8
@@ -181,7 +192,10 @@ class Registry:
             repeatable=True,
         )
         if response.status != http.client.CREATED:
-            raise self.refused(response, Permission.PUSH)
+            error = self.refused(response, Permission.PUSH)
+            if isinstance(reference, str) and response.status in _PROTECTED:
+                error.hint = _PROTECTED_HINT
+            raise error
         check_claim(response, manifest.descriptor.digest, what)
 
     def move_tags(self, manifests: Mapping[str, Manifest]) -> None:

@@ -344,6 +344,17 @@ def test_tag_that_cannot_be_moved_keeps_no_other_from_it_and_is_named(
     assert (registry.find("1"), registry.find("2")) == (another("x"), None)
 
 
+@pytest.mark.parametrize("status", [400, 403, 405, 409, 412])
+def test_tag_that_may_not_be_overwritten_is_told_from_a_stranger_in_the_place_of_the_registry(
+    transport: Transport, bearer: SmallRegistry, status: int
+) -> None:
+    locked = Reply(status, b'{"errors":[{"code":"TAG_INVALID","message":"immutable"}]}')
+    bearer.lie = to_put("1", locked)
+    with pytest.raises(RemoteError, match=rf"answered {status}: TAG_INVALID: immutable") as caught:
+        client(transport, bearer).put_manifest("1", another("x"))
+    assert caught.value.hint.startswith("If the registry keeps tags from being overwritten, ")
+
+
 def test_tag_whose_answer_was_lost_is_looked_up(
     transport: Transport, bearer: SmallRegistry
 ) -> None:
