@@ -8,6 +8,7 @@
  4. Sign all tags in one publication, and find them again in freshly verified trust data.
  5. Only now move the tags, all of them, and look again at what is signed, after every move: of
     those who push one tag at once, the registry shows what the last one signed, and others fail.
+    A tag that is something else all the same is moved again; one that stays so is an error.
 
 If 4 fails, the tags that had to move in 3 go back to what they were; where that cannot be, or
 where it is not known whether the signature arrived, the error says so, tag by tag.
@@ -16,6 +17,7 @@ where it is not known whether the signature arrived, the error says so, tag by t
 not found so in verified trust data.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ from signimage.errors import (
     InputError,
     NotASignerError,
     NotSignedError,
+    RemoteError,
     SignImageError,
     UnavailableError,
 )
@@ -46,6 +49,8 @@ from signimage.verification import Progress, SignedTags, check_digest, verified
 
 _MAY_SIGN = "Key {} may sign {}"
 
+_MOVES = 6  # of a tag that does not stay where it was put
+_STRAY_S = 0.05  # before the second of them; twice as long before each further one
 _LOOKS = 10  # at what a rival stores; each takes longer than it takes to store a manifest
 
 
@@ -256,17 +261,23 @@ def _tagged(
     """
     names = f"{', '.join(manifests)} of {order.repository}"
     signed = f"{names} are signed"
-    wanted, moving = dict(manifests), dict(manifests)
+
+    def look() -> SignedTags:
+        return verified(trust_server.refresh(), order.repository, tuple(manifests))
+
+    wanted, moving, moves = dict(manifests), dict(manifests), 0
     try:
         while moving:
             registry.move_tags(moving)
             wanted |= moving
-            found = verified(trust_server.refresh(), order.repository, tuple(manifests))
-            moving = {
-                tag: _stored(registry, digest)
-                for tag, digest in found.digests.items()
-                if digest != wanted[tag].descriptor.digest
-            }
+            found = look()
+            moving = _overtaking(found, wanted, registry)
+            if not moving and (strayed := registry.strayed(wanted)):
+                found = look()  # somebody else moved them, who may have signed before
+                moving = _overtaking(found, wanted, registry)
+                if not moving:
+                    moving, moves = strayed, moves + 1
+                    _wait_for_tags(order.repository, moving, moves)
     except NotSignedError as error:
         error.state = f"{names} were signed and moved; somebody took a signature back since"
         raise
@@ -279,6 +290,33 @@ def _tagged(
             raise _overtaken(name, manifest.descriptor.digest, found.digests[tag])
     progress.done(f"{order.repository} has the tags {', '.join(manifests)}")
     return found
+
+
+def _overtaking(
+    found: SignedTags, wanted: Mapping[str, Manifest], registry: Registry
+) -> dict[str, Manifest]:
+    """What somebody else signed since, by tag."""
+    return {
+        tag: _stored(registry, digest)
+        for tag, digest in found.digests.items()
+        if digest != wanted[tag].descriptor.digest
+    }
+
+
+def _wait_for_tags(repository: Repository, strayed: Mapping[str, Manifest], moves: int) -> None:
+    """Give a registry time that shows tags late, and rivals time to follow; but not for ever.
+
+    Raises:
+        RemoteError: The tags still are not what they were moved to.
+    """
+    if moves == _MOVES:
+        tags = ", ".join(strayed)
+        raise RemoteError(
+            f"registry {repository.host}: expected {tags} of {repository} to be what they were "
+            f"moved to {moves} times, got something else",
+            hint="Find out who else moves them without signing, or why the registry does not",
+        )
+    time.sleep(_STRAY_S * 2 ** (moves - 1))
 
 
 def _stored(registry: Registry, digest: Digest) -> Manifest:

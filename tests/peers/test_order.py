@@ -20,10 +20,12 @@ from signimage.errors import (
     InputError,
     NotASignerError,
     NotSignedError,
+    RemoteError,
 )
 from signimage.oci import Descriptor, Digest, Manifest
+from signimage.registry import Registry
 from signimage.releases import revoke
-from signimage.signing import sign_pushed
+from signimage.signing import push_and_sign, sign_pushed
 
 MANIFEST_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 
@@ -141,6 +143,37 @@ def test_of_two_who_sign_one_tag_at_once_the_registry_has_what_was_signed_last(s
         "Somebody else signed it a moment later, and the registry has what they signed"
     )
     assert shop.tags() == {"1.0": shop.signed("1.0").text}
+
+
+class Contested(Registry):
+    """A registry in which somebody puts *other* under a tag whenever we have moved it."""
+
+    other: Manifest
+    times = 0
+
+    def put_manifest(self, reference: str | Digest, manifest: Manifest) -> None:
+        """Do it, and let somebody else do the same, who signs nothing."""
+        super().put_manifest(reference, manifest)
+        if isinstance(reference, str) and self.times:
+            self.times -= 1
+            super().put_manifest(reference, self.other)
+
+
+def test_a_tag_that_somebody_moves_without_signing_it_is_moved_again(shop: Shop) -> None:
+    """Who goes on with it gets the tag, and we no success."""
+    registry = Contested(shop.transport, shop.repository, None)
+    registry.other = registry.resolve(
+        shop.signs(shop.order("other"), shop.archived("other")).images[0]
+    )
+    server = shop.workstation.server(cache=False)
+    registry.times = 2
+    found = push_and_sign(shop.order("1.0"), shop.archived("1.0"), registry, server, shop)
+    assert shop.tags()["1.0"] == found.images[0].text
+    registry.times = 100
+    with pytest.raises(RemoteError, match=r"expected 1\.0 of .* to be what they were") as caught:
+        push_and_sign(shop.order("1.0"), shop.archived("1.0"), registry, server, shop)
+    assert caught.value.state == f"1.0 of {shop.repository} are signed"
+    assert shop.tags()["1.0"] == registry.other.descriptor.digest.text
 
 
 def test_a_step_that_must_sign_first_refuses_an_engine_before_it_builds(shop: Shop) -> None:
