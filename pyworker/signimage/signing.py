@@ -260,7 +260,7 @@ def _tagged(
     will be followed by whoever signed it: however many there are, all agree in the end.
     """
     names = f"{', '.join(manifests)} of {order.repository}"
-    signed = f"{names} are signed"
+    state = f"{names} are signed"
 
     def look() -> SignedTags:
         return verified(trust_server.refresh(), order.repository, tuple(manifests))
@@ -269,6 +269,7 @@ def _tagged(
     try:
         while moving:
             registry.move_tags(moving)
+            state = f"{names} were signed and moved"
             wanted |= moving
             found = look()
             moving = _overtaking(found, wanted, registry)
@@ -279,10 +280,10 @@ def _tagged(
                     moving, moves = strayed, moves + 1
                     _wait_for_tags(order.repository, moving, moves)
     except NotSignedError as error:
-        error.state = f"{names} were signed and moved; somebody took a signature back since"
+        error.state = f"{state}; somebody took a signature back since"
         raise
     except SignImageError as error:
-        error.state = f"{signed}. {error.state}".removesuffix(". ")
+        error.state = f"{state}. {error.state}".removesuffix(". ")
         raise
     for tag, manifest in manifests.items():
         if found.digests[tag] != manifest.descriptor.digest:

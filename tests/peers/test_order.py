@@ -4,7 +4,9 @@ Real dockerd, registry and notary-server; what a step leaves is asked of registr
 """
 
 import json
-from collections.abc import Iterator
+import ssl
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from signimage.errors import (
     HashMismatchError,
     InputError,
     NotASignerError,
+    NotInitializedError,
     NotSignedError,
     RemoteError,
 )
@@ -145,35 +148,59 @@ def test_of_two_who_sign_one_tag_at_once_the_registry_has_what_was_signed_last(s
     assert shop.tags() == {"1.0": shop.signed("1.0").text}
 
 
-class Contested(Registry):
-    """A registry in which somebody puts *other* under a tag whenever we have moved it."""
+class Eventful(Registry):
+    """A registry in which something happens whenever we have moved a tag."""
 
-    other: Manifest
-    times = 0
+    happens: Callable[[str], object] = staticmethod(lambda _: None)
 
     def put_manifest(self, reference: str | Digest, manifest: Manifest) -> None:
-        """Do it, and let somebody else do the same, who signs nothing."""
+        """Do it, and then let happen what is to happen."""
         super().put_manifest(reference, manifest)
-        if isinstance(reference, str) and self.times:
-            self.times -= 1
-            super().put_manifest(reference, self.other)
+        if isinstance(reference, str):
+            self.happens(reference)
 
 
 def test_a_tag_that_somebody_moves_without_signing_it_is_moved_again(shop: Shop) -> None:
     """Who goes on with it gets the tag, and we no success."""
-    registry = Contested(shop.transport, shop.repository, None)
-    registry.other = registry.resolve(
-        shop.signs(shop.order("other"), shop.archived("other")).images[0]
-    )
+    other = shop.registry.resolve(shop.signs(shop.order("other"), shop.archived("other")).images[0])
+    registry = Eventful(shop.transport, shop.repository, None)
+    times = 2
+
+    def somebody_moves(tag: str) -> None:
+        nonlocal times
+        times -= 1
+        if times >= 0:
+            shop.registry.put_manifest(tag, other)
+
+    registry.happens = somebody_moves
     server = shop.workstation.server(cache=False)
-    registry.times = 2
     found = push_and_sign(shop.order("1.0"), shop.archived("1.0"), registry, server, shop)
     assert shop.tags()["1.0"] == found.images[0].text
-    registry.times = 100
+    times = 100
     with pytest.raises(RemoteError, match=r"expected 1\.0 of .* to be what they were") as caught:
         push_and_sign(shop.order("1.0"), shop.archived("1.0"), registry, server, shop)
-    assert caught.value.state == f"1.0 of {shop.repository} are signed"
-    assert shop.tags()["1.0"] == registry.other.descriptor.digest.text
+    assert caught.value.state == f"1.0 of {shop.repository} were signed and moved"
+    assert shop.tags()["1.0"] == other.descriptor.digest.text
+
+
+def test_tags_that_moved_are_told_where_the_look_after_that_is_in_vain(shop: Shop) -> None:
+    at = shop.workstation
+    registry = Eventful(shop.transport, shop.repository, None)
+    registry.happens = lambda _: delete_trust_data(at)
+    with pytest.raises(NotInitializedError, match=r"has no trust data on") as caught:
+        push_and_sign(
+            shop.order("1.0"), shop.archived("1.0"), registry, at.server(cache=False), shop
+        )
+    assert caught.value.state == f"1.0 of {shop.repository} were signed and moved"
+    assert list(shop.tags()) == ["1.0"]
+
+
+def delete_trust_data(at: Workstation) -> None:
+    """As the operator of the trust server may."""
+    url = f"{at.stack.trust_server}/v2/{at.gun}/_trust/tuf/"
+    request = urllib.request.Request(url, method="DELETE")  # noqa: S310 -- a peer's
+    context = ssl.create_default_context(cafile=str(at.stack.ca_file))
+    urllib.request.urlopen(request, context=context).close()  # noqa: S310 -- the same
 
 
 def test_a_step_that_must_sign_first_refuses_an_engine_before_it_builds(shop: Shop) -> None:
