@@ -17,7 +17,7 @@ Who we are and what we may do there is `authorization`'s, how blobs get there `u
 import http.client
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from urllib.parse import quote, urljoin, urlsplit
@@ -32,6 +32,7 @@ from signimage.errors import (
     NotFoundError,
     RemoteError,
     SignImageError,
+    UnavailableError,
     UnreachableError,
 )
 from signimage.members import Members
@@ -201,30 +202,41 @@ class Registry:
     def move_tags(self, manifests: Mapping[str, Manifest]) -> None:
         """Let each tag name its manifest, several at once; all are tried whatever fails.
 
-        Those that failed are looked up at the end: an answer may be lost.
+        Those that failed are looked up at the end: an answer may be lost. Where that shows that a
+        registry is back, which was away, what it missed is sent once more.
 
         Raises:
             SignImageError: The first of what failed, whose state says which tags were moved,
                 which were not, and of which neither is known.
         """
+        failed = self._failed_moves(manifests)
+        missed = {
+            tag: manifests[tag]
+            for tag, (error, is_unmoved) in failed.items()
+            if is_unmoved and isinstance(error, (UnavailableError, UnreachableError))
+        }
+        again = self._failed_moves(missed)
+        left = {
+            tag: again.get(tag, failed[tag]) for tag in failed if tag not in missed or tag in again
+        }
+        for error, _ in left.values():
+            if isinstance(error, SignImageError):
+                error.state = _state(self._repository, manifests, left)
+            raise error
+
+    def _failed_moves(self, manifests: Mapping[str, Manifest]) -> dict[str, tuple[Exception, bool]]:
+        """Move tags; gives why some were not, and whether that was seen or may be otherwise."""
         put = outcomes(
             {tag: partial(self.put_manifest, tag, each) for tag, each in manifests.items()},
             at_once=PARALLEL,
         )
         failed = {tag: each for tag, each in put.items() if isinstance(each, Exception)}
         found = outcomes({tag: partial(self.find, tag) for tag in failed}, at_once=PARALLEL)
-        unknown, unmoved = [], []
-        for tag, each in found.items():
-            if isinstance(each, Exception):
-                unknown.append(tag)
-            elif _digest(each) != manifests[tag].descriptor.digest:
-                unmoved.append(tag)
-        moved = [tag for tag in manifests if tag not in (*unknown, *unmoved)]
-        for tag, error in failed.items():
-            if tag not in moved:
-                if isinstance(error, SignImageError):
-                    error.state = _state(self._repository, moved, unmoved, unknown)
-                raise error
+        return {
+            tag: (failed[tag], not isinstance(each, Exception))
+            for tag, each in found.items()
+            if isinstance(each, Exception) or _digest(each) != manifests[tag].descriptor.digest
+        }
 
     def strayed(self, manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
         """Return those of *manifests* whose tags are seen to name something else, or nothing.
@@ -381,9 +393,12 @@ class Registry:
 
 
 def _state(
-    repository: Repository, moved: Sequence[str], unmoved: Sequence[str], unknown: Sequence[str]
+    repository: Repository, tags: Iterable[str], left: Mapping[str, tuple[Exception, bool]]
 ) -> str:
-    parts = {"moved": moved, "not moved": unmoved, "moved or not": unknown}
+    parts: dict[str, list[str]] = {"moved": [], "not moved": [], "moved or not": []}
+    for tag in tags:
+        is_unmoved = left[tag][1] if tag in left else None
+        parts[{None: "moved", True: "not moved", False: "moved or not"}[is_unmoved]].append(tag)
     said = "; ".join(f"{words}: {', '.join(tags)}" for words, tags in parts.items() if tags)
     return f"Tags of {repository} {said}"
 

@@ -29,7 +29,7 @@ from signimage.registry import (
     Registry,
     base_url,
 )
-from signimage.transport import Transport, TransportSettings
+from signimage.transport import ATTEMPTS, Transport, TransportSettings
 from unit.certificates import make_authority
 from unit.small_registry import BAD, CONTENT, GOOD, OCI, SmallRegistry, client, to
 from unit.small_server import Reply, Request, SmallServer
@@ -387,6 +387,29 @@ def test_busy_registry_is_asked_again_to_move_a_tag(
     )
     registry.move_tags({"1": another("x")})
     assert (registry.find("1"), left) == (another("x"), [])
+
+
+def test_tag_is_moved_where_the_look_after_a_failure_finds_the_registry_back(
+    transport: Transport, bearer: SmallRegistry
+) -> None:
+    registry = client(transport, bearer)
+    bearer.refused = {"1", "2"}
+    left = ATTEMPTS
+
+    def be_away(request: Request, honest: Reply) -> Reply:
+        nonlocal left
+        if not (honest.status == 400 and request.path.endswith("/1")):
+            return honest
+        left -= 1
+        if not left:
+            bearer.refused.remove("1")
+        return Reply(503)
+
+    bearer.lie = be_away
+    with pytest.raises(RemoteError, match=r"/manifests/2 answered 400: DENIED: locked$") as caught:
+        registry.move_tags({"1": another("x"), "2": another("x")})
+    assert caught.value.state.endswith(" moved: 1; not moved: 2")
+    assert (registry.find("1"), left) == (another("x"), 0)
 
 
 def test_no_further_tag_is_moved_once_the_step_is_canceled(
