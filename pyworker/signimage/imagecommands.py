@@ -244,7 +244,7 @@ def _verify(arguments: argparse.Namespace, desk: Desk) -> int:
     _warn(desk, found.warnings)
     desk.console.tell(
         {"image": image, "verified": True, **_described(found)},
-        f"{image} is signed: {digest} by {', '.join(found.signers) or 'the repository key'}",
+        f"{image} is signed: {digest} by {found.who}",
     )
     return EXIT_DONE
 

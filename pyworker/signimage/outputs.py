@@ -39,14 +39,13 @@ def report(task: Task, inputs: Inputs, found: SignedTags, key_id: str) -> None:
             f"The root of trust of {found.repository} was believed at first sight. To pin it, "
             f"set the input rootKeys to {', '.join(found.root_key_ids)}"
         )
-    who = ", ".join(found.signers) or "the repository key"
-    for reference in found.references:
-        task.write(f"Signed by {who}: {reference}")
+    for tag, reference in zip(found.tags, found.references, strict=True):
+        task.write(f"Signed by {found.who_signed(tag)}: {reference}")
     is_pinned = bool(inputs.root_keys)
     facts = Facts(done, key_id, inputs.trust_server, is_pinned, inputs.login is not None)
     _add_page(task, found, summary(found, facts))
     task.set_progress(100, done)
-    text = f"signed by {who} and verified" if key_id else f"verified, signed by {who}"
+    text = f"signed by {found.who} and verified" if key_id else f"verified, signed by {found.who}"
     task.set_result(Result.SUCCEEDED, f"{found.repository}: {', '.join(found.tags)} {text}")
 
 

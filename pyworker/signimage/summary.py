@@ -65,7 +65,7 @@ def summary(found: SignedTags, facts: Facts) -> str:
 def _rows(found: SignedTags, facts: Facts) -> list[str]:
     roots = ", ".join(f"`{key_id}`" for key_id in found.root_key_ids)
     how = "pinned" if facts.is_pinned else "believed at first sight; pin it with `rootKeys`"
-    signers = ", ".join(f"`{name}`" for name in found.signers) or "the repository key"
+    signers = ", ".join(f"`{name}`" for name in found.signers) or found.who
     rows = [f"| Signed by | {signers} |"]
     if facts.key_id:
         rows.append(f"| Signing key | `{facts.key_id}` |")

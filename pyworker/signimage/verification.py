@@ -44,6 +44,7 @@ class SignedTags:
     repository: Repository
     digests: Mapping[str, Digest]  # by tag
     signers: tuple[str, ...]  # those who signed every one of the tags
+    signers_by_tag: Mapping[str, tuple[str, ...]]
     root_key_ids: tuple[str, ...]  # TUF key IDs, as pins name them
     expires: datetime  # when the first of root, targets and the signers' roles has to be renewed
     warnings: tuple[str, ...]
@@ -63,6 +64,17 @@ class SignedTags:
         """`repository:tag@digest` for every tag."""
         return tuple(f"{self.repository}:{tag}@{self.digests[tag]}" for tag in self.digests)
 
+    @property
+    def who(self) -> str:
+        """Who signed the tags, in words."""
+        if len(set(self.signers_by_tag.values())) > 1 and not self.signers:
+            return "different signers"
+        return _in_words(self.signers)
+
+    def who_signed(self, tag: str) -> str:
+        """Who signed *tag*, in words."""
+        return _in_words(self.signers_by_tag[tag])
+
 
 def verify(
     gate: Gate, registry: Registry, trust_server: TrustServer, progress: Progress
@@ -80,11 +92,10 @@ def verify(
     found = pass_gate(gate, repository)
     for tag, digest in found.digests.items():
         name = f"{gate.repository}:{tag}"
-        signers = signers_of(repository, tag, released(repository, tag))
         # Whoever deploys by tag gets what the registry has under it.
         has = registry.resolve(tag).descriptor.digest
         check_digest(f"{name}, as the registry has it", digest, has)
-        progress.done(f"{name} is {digest}, signed by {', '.join(signers) or 'the repository key'}")
+        progress.done(f"{name} is {digest}, signed by {found.who_signed(tag)}")
     return found
 
 
@@ -135,17 +146,24 @@ def verified(repository: TrustedRepository, name: Repository, tags: tuple[str, .
         TrustError: What is released is not to be believed.
     """
     metas = {tag: released(repository, tag) for tag in tags}
-    signers = [signers_of(repository, tag, meta) for tag, meta in metas.items()]
-    everywhere = tuple(one for one in signers[0] if all(one in each for each in signers))
+    signers = {tag: signers_of(repository, tag, meta) for tag, meta in metas.items()}
+    everywhere = tuple(
+        one for one in signers[tags[0]] if all(one in each for each in signers.values())
+    )
     root = repository.root.body
     return SignedTags(
         repository=name,
         digests={tag: Digest.of_raw(meta.sha256) for tag, meta in metas.items()},
         signers=everywhere,
+        signers_by_tag=signers,
         root_key_ids=root.roles[ROOT].keyids,
         expires=min(_ends(repository, everywhere)),
         warnings=tuple(repository.warnings),
     )
+
+
+def _in_words(signers: tuple[str, ...]) -> str:
+    return ", ".join(signers) or "the repository key"
 
 
 def _ends(repository: TrustedRepository, signers: tuple[str, ...]) -> Iterator[datetime]:

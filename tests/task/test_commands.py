@@ -216,6 +216,24 @@ def test_verify_gives_the_digest_that_is_signed(
     assert result.message.endswith("verified, signed by ci")
 
 
+def test_verify_says_of_each_tag_who_signed_it(
+    signable: Job, owner: Owner, key: SigningKey, tmp_path: Path
+) -> None:
+    other = owner.new_key("qa")
+    owner.add_signer(signable.gun, "qa", other.public)
+    for tag, who in (("1.0", key), ("2.0", other)):
+        built(signable, owner, tag)
+        succeeded(signable, signs(signable, who, tags=tag))
+    without_engine(signable, tmp_path / "programs")
+    result = signable.run(gate(signable, tags="1.0,2.0"))
+    assert succeeded(signable, result)["signers"] == ""
+    assert result.message.endswith("verified, signed by different signers")
+    lines = [line for line in result.log if line.startswith("Signed by ")]
+    assert [line.partition("@")[0] for line in lines] == [
+        f"Signed by {who}: {signable.gun}:{tag}" for who, tag in ((SIGNER, "1.0"), ("qa", "2.0"))
+    ]
+
+
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [

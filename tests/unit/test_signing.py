@@ -69,7 +69,23 @@ def test_a_signer_of_some_tags_is_not_named_for_all() -> None:
     )
     found = verified(believe(good.files()), NAME, ("1.0", "2.0"))
     assert found.signers == ("ci",)
+    assert (found.who, found.who_signed("1.0")) == ("ci", "ci, qa")
     assert found.images == (DIGEST, Digest.of_raw(OTHER.sha256))
+
+
+def test_the_repository_key_is_not_named_where_each_tag_has_another_signer() -> None:
+    both = good_targets("ci").with_delegation("targets/qa", [key("qa").public_key])
+    one, two = content({"1.0": IMAGE}), content({"2.0": OTHER})
+    delegated = {"targets/ci": two, "targets/qa": one}
+    everything = content({"1.0": IMAGE, "2.0": OTHER})
+    good = GoodRepository(
+        targets=both,
+        delegated={**delegated, RELEASES: everything},
+        signers={"targets/qa": [key("qa")]},
+    )
+    found = verified(believe(good.files()), NAME, ("1.0", "2.0"))
+    assert (found.signers, found.who) == ((), "different signers")
+    assert (found.who_signed("1.0"), found.who_signed("2.0")) == ("qa", "ci")
 
 
 def test_a_tag_that_is_absent_is_not_signed() -> None:

@@ -1,5 +1,6 @@
 """`signimage.summary`: the page on the run, which nobody masks."""
 
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from signimage.oci import Digest, Repository
@@ -11,6 +12,7 @@ FOUND = SignedTags(
     Repository.parse("reg.example.com/team/app"),
     {"1.0": DIGEST, "latest": DIGEST},
     ("ci", "qa"),
+    {"1.0": ("ci", "qa"), "latest": ("ci", "qa")},
     ("a" * 64,),
     datetime(2029, 11, 21, tzinfo=timezone.utc),
     (),
@@ -28,6 +30,12 @@ def test_the_page_says_what_was_signed_by_whom_and_until_when() -> None:
     assert f"| Signing key | `{'b' * 64}` |" in page
     assert f"| Root key | `{'a' * 64}` (pinned) |" in page
     assert "| To be renewed before | 2029-11-21 |" in page
+
+
+def test_the_page_names_nobody_where_each_tag_has_another_signer() -> None:
+    by_tag = {"1.0": ("ci",), "latest": ("qa",)}
+    page = summary(replace(FOUND, signers=(), signers_by_tag=by_tag), SIGNED)
+    assert "| Signed by | different signers |" in page
 
 
 def test_the_page_says_how_to_check_it_by_hand() -> None:
