@@ -16,11 +16,12 @@ Result = TypeVar("Result")
 
 
 def begin(
-    calls: Mapping[Name, Callable[[], Result]], *, at_once: int
+    calls: Mapping[Name, Callable[[], Result]], *, at_once: int, grace_s: float | None = None
 ) -> Callable[[], dict[Name, Result | Exception]]:
     """Begin to make all *calls*, up to *at_once* of them side by side; gives who waits for them.
 
-    That one gives by name, in the order of *calls*, what each returned or raised.
+    That one gives by name, in the order of *calls*, what each returned or raised. With *grace_s*
+    it leaves out those that go on for so long after one has failed.
     """
     waiting: SimpleQueue[tuple[Name, Callable[[], Result]]] = SimpleQueue()
     done: SimpleQueue[tuple[Name, Result | Exception]] = SimpleQueue()
@@ -40,17 +41,31 @@ def begin(
 
     def wait() -> dict[Name, Result | Exception]:
         try:
-            found = dict(done.get() for _ in calls)
+            found = _collected(done, len(calls), grace_s)
         except BaseException:  # canceled: nothing further may begin
             with suppress(Empty):
                 while True:
                     waiting.get_nowait()
             raise
-        return {name: found[name] for name in calls}
+        return {name: found[name] for name in calls if name in found}
 
     for _ in range(min(at_once, len(calls))):
         threading.Thread(target=work, daemon=True).start()
     return wait
+
+
+def _collected(
+    done: SimpleQueue[tuple[Name, Result | Exception]], number: int, grace_s: float | None
+) -> dict[Name, Result | Exception]:
+    found: dict[Name, Result | Exception] = {}
+    left_s = None
+    with suppress(Empty):
+        while len(found) < number:
+            name, outcome = done.get(timeout=left_s)
+            found[name] = outcome
+            if isinstance(outcome, Exception):
+                left_s = grace_s
+    return found
 
 
 def outcomes(

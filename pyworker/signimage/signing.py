@@ -49,6 +49,8 @@ from signimage.verification import Progress, SignedTags, check_digest, verified
 
 _MAY_SIGN = "Key {} may sign {}"
 
+# A refusal is told although another server does not answer; of two at once, always the same one.
+_GRACE_S = 0.5
 _MOVES = 6  # of a tag that does not stay where it was put
 _STRAY_S = 0.05  # before the second of them; twice as long before each further one
 _LOOKS = 10  # at what a rival stores; each takes longer than it takes to store a manifest
@@ -141,7 +143,7 @@ def push_and_sign(
         "registry": registry.check_push,
         "trust server": partial(preflight, order, trust_server),
     }
-    answers = begin(questions, at_once=len(questions))
+    answers = begin(questions, at_once=len(questions), grace_s=_GRACE_S)
     source.check()
     if order.needs_signature_first and source.why_early:
         raise InputError(

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from signimage.parallel import outcomes, results
+from signimage.parallel import begin, outcomes, results
 
 
 def fail(text: str) -> int:
@@ -51,3 +51,25 @@ def test_no_more_are_made_at_once_than_wanted() -> None:
 
 def test_no_call_is_no_work() -> None:
     assert outcomes({}, at_once=3) == {}
+
+
+def test_a_failure_is_told_although_another_call_goes_on_and_on() -> None:
+    going_on = threading.Event()
+    calls: dict[str, Callable[[], object]] = {
+        "a": going_on.wait,
+        "b": partial(fail, "b"),
+        "c": partial(fail, "c"),
+    }
+    try:
+        found = begin(calls, at_once=3, grace_s=0.2)()
+    finally:
+        going_on.set()
+    assert {name: str(each) for name, each in found.items()} == {"b": "b", "c": "c"}
+
+
+def test_no_call_is_left_out_while_none_has_failed() -> None:
+    ended = threading.Event()
+    calls: dict[str, Callable[[], object]] = {"a": ended.wait, "b": partial(len, "x")}
+    wait = begin(calls, at_once=2, grace_s=0.0)
+    threading.Timer(0.1, ended.set).start()
+    assert wait() == {"a": True, "b": 1}
