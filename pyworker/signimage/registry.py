@@ -17,9 +17,8 @@ Who we are and what we may do there is `authorization`'s, how blobs get there `u
 import http.client
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from urllib.parse import quote, urljoin, urlsplit
 
 from signimage import canonical
@@ -31,8 +30,6 @@ from signimage.errors import (
     InputError,
     NotFoundError,
     RemoteError,
-    SignImageError,
-    UnavailableError,
     UnreachableError,
 )
 from signimage.members import Members
@@ -47,7 +44,6 @@ from signimage.oci import (
     Repository,
     check_type,
 )
-from signimage.parallel import outcomes
 from signimage.permissions import PIPELINE, LoginAdvice, Permission
 from signimage.transport import (
     DEADLINE_S,
@@ -199,88 +195,6 @@ class Registry:
             raise error
         check_claim(response, manifest.descriptor.digest, what)
 
-    def move_tags(self, manifests: Mapping[str, Manifest]) -> None:
-        """Let each tag name its manifest, several at once; all are tried whatever fails.
-
-        Those that failed are looked up at the end: an answer may be lost. Where that shows that a
-        registry is back, which was away, what it missed is sent once more.
-
-        Raises:
-            SignImageError: The first of what failed, whose state says which tags were moved,
-                which were not, and of which neither is known.
-        """
-        failed = self._failed_moves(manifests)
-        missed = {
-            tag: manifests[tag]
-            for tag, (error, is_unmoved) in failed.items()
-            if is_unmoved and isinstance(error, (UnavailableError, UnreachableError))
-        }
-        again = self._failed_moves(missed)
-        left = {
-            tag: again.get(tag, failed[tag]) for tag in failed if tag not in missed or tag in again
-        }
-        for error, _ in left.values():
-            if isinstance(error, SignImageError):
-                error.state = _state(self._repository, manifests, left)
-            raise error
-
-    def _failed_moves(self, manifests: Mapping[str, Manifest]) -> dict[str, tuple[Exception, bool]]:
-        """Move tags; gives why some were not, and whether that was seen or may be otherwise."""
-        put = outcomes(
-            {tag: partial(self.put_manifest, tag, each) for tag, each in manifests.items()},
-            at_once=PARALLEL,
-        )
-        failed = {tag: each for tag, each in put.items() if isinstance(each, Exception)}
-        found = outcomes({tag: partial(self.find, tag) for tag in failed}, at_once=PARALLEL)
-        return {
-            tag: (failed[tag], not isinstance(each, Exception))
-            for tag, each in found.items()
-            if isinstance(each, Exception) or _digest(each) != manifests[tag].descriptor.digest
-        }
-
-    def strayed(self, manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
-        """Return those of *manifests* whose tags are seen to name something else, or nothing.
-
-        A look that fails shows nothing: distribution up to 2.8 answers 500 to whoever reads a
-        manifest in the moment in which it is stored again.
-        """
-        found = outcomes({tag: partial(self.find, tag) for tag in manifests}, at_once=PARALLEL)
-        return {
-            tag: manifests[tag]
-            for tag, each in found.items()
-            if not isinstance(each, Exception) and _digest(each) != manifests[tag].descriptor.digest
-        }
-
-    def restore(
-        self, before: Mapping[str, Manifest | None], now: Mapping[str, Digest]
-    ) -> tuple[str, ...]:
-        """Let tags name again what they named *before*, where they still name what we put there.
-
-        1. A tag that names something else by now is somebody else's, and is left alone. The
-           specification has no way to compare and write in one request.
-        2. A tag that was not there is removed, if the registry can do that.
-
-        Args:
-            before: What each tag named; None for a tag that was not there.
-            now: What we let the tags name.
-
-        Returns:
-            The tags that still name what we put there, or may do so.
-        """
-        changed = {tag: ours for tag, ours in now.items() if _digest(before.get(tag)) != ours}
-        # All are looked at before any is written: distribution up to 2.8 answers 500 to whoever
-        # reads a manifest in the moment in which it is stored again.
-        found = outcomes({tag: partial(self.find, tag) for tag in changed}, at_once=PARALLEL)
-        looked = {tag: each for tag, each in found.items() if not isinstance(each, Exception)}
-        ours = [tag for tag, each in looked.items() if _digest(each) == changed[tag]]
-        done = outcomes(
-            {tag: partial(self._put_back, tag, before.get(tag)) for tag in ours}, at_once=PARALLEL
-        )
-        for outcome in (*found.values(), *done.values()):
-            if isinstance(outcome, Exception) and not isinstance(outcome, SignImageError):
-                raise outcome
-        return tuple(tag for tag in changed if tag not in looked or done.get(tag, True) is not True)
-
     def remove_tag(self, tag: str) -> bool:
         """Remove a tag and nothing else; False if the registry cannot, or has no such tag.
 
@@ -297,12 +211,6 @@ class Registry:
         if response.status in _UNDELETED or any(word in said for word in _ONLY_BY_DIGEST):
             return False
         raise self.refused(response, Permission.REMOVE, visitor)
-
-    def _put_back(self, tag: str, before: Manifest | None) -> bool:
-        if before is None:
-            return self.remove_tag(tag)
-        self.put_manifest(tag, before)
-        return True
 
     def _named(self, reference: str | Digest) -> str:
         joint = "@" if isinstance(reference, Digest) else ":"
@@ -390,21 +298,6 @@ class Registry:
         with self._lock:
             self._base = self._base or base_url(self._transport, self._repository.host)
             return self._base
-
-
-def _state(
-    repository: Repository, tags: Iterable[str], left: Mapping[str, tuple[Exception, bool]]
-) -> str:
-    parts: dict[str, list[str]] = {"moved": [], "not moved": [], "moved or not": []}
-    for tag in tags:
-        is_unmoved = left[tag][1] if tag in left else None
-        parts[{None: "moved", True: "not moved", False: "moved or not"}[is_unmoved]].append(tag)
-    said = "; ".join(f"{words}: {', '.join(tags)}" for words, tags in parts.items() if tags)
-    return f"Tags of {repository} {said}"
-
-
-def _digest(manifest: Manifest | None) -> Digest | None:
-    return manifest.descriptor.digest if manifest else None
 
 
 def _manifest_path(reference: str | Digest) -> str:

@@ -44,6 +44,7 @@ from signimage.oci import MAX_DEPTH, Digest, Manifest, Repository
 from signimage.parallel import all_of, begin, results
 from signimage.publication import signing_plan
 from signimage.registry import PARALLEL, Registry
+from signimage.tags import move_tags, restore, strayed
 from signimage.trust import TrustedRepository
 from signimage.verification import Progress, SignedTags, check_digest, verified
 
@@ -238,7 +239,7 @@ class _EarlyTags:
 
     def _put_back(self) -> str:
         before = {tag: self._before[tag] for tag in self._now}
-        left = self._registry.restore(before, self._now)
+        left = restore(self._registry, before, self._now)
         back = [tag for tag in before if tag not in left]
         states = [self._unsigned(left, "has")] if left else []
         if back:
@@ -270,16 +271,16 @@ def _tagged(
     wanted, moving, moves = dict(manifests), dict(manifests), 0
     try:
         while moving:
-            registry.move_tags(moving)
+            move_tags(registry, moving)
             state = f"{names} were signed and moved"
             wanted |= moving
             found = look()
             moving = _overtaking(found, wanted, registry)
-            if not moving and (strayed := registry.strayed(wanted)):
+            if not moving and (astray := strayed(registry, wanted)):
                 found = look()  # somebody else moved them, who may have signed before
                 moving = _overtaking(found, wanted, registry)
                 if not moving:
-                    moving, moves = strayed, moves + 1
+                    moving, moves = astray, moves + 1
                     _wait_for_tags(order.repository, moving, moves)
     except NotSignedError as error:
         error.state = f"{state}; somebody took a signature back since"
@@ -306,14 +307,14 @@ def _overtaking(
     }
 
 
-def _wait_for_tags(repository: Repository, strayed: Mapping[str, Manifest], moves: int) -> None:
+def _wait_for_tags(repository: Repository, astray: Mapping[str, Manifest], moves: int) -> None:
     """Give a registry time that shows tags late, and rivals time to follow; but not for ever.
 
     Raises:
         RemoteError: The tags still are not what they were moved to.
     """
     if moves == _MOVES:
-        tags = ", ".join(strayed)
+        tags = ", ".join(astray)
         raise RemoteError(
             f"registry {repository.host}: expected {tags} of {repository} to be what they were "
             f"moved to {moves} times, got something else",

@@ -30,6 +30,7 @@ from peers.tokens import Right, TokenService, TokenSigner
 from signimage.errors import UnreachableError
 from signimage.oci import Blob, Descriptor, Digest, Manifest, Repository
 from signimage.registry import Registry
+from signimage.tags import move_tags, restore
 from signimage.transport import Credentials, Transport, TransportSettings
 from signimage.upload import Pace, upload_image
 
@@ -126,7 +127,7 @@ def test_docker_pulls_and_runs_what_was_uploaded(
     manifest = upload_image(registry, image, pace=PACE)
     assert manifest == image.manifests()[-1]
     assert registry.find("1.0") is None
-    registry.move_tags({"1.0": manifest, "latest": manifest})
+    move_tags(registry, {"1.0": manifest, "latest": manifest})
 
     judge = stack.docker_config(tmp_path / "judge")
     name = f"{stack.registry}/{repository_name}"
@@ -164,10 +165,10 @@ def test_tags_are_put_back_as_far_as_this_registry_can(
 ) -> None:
     registry = Registry(transport, Repository(stack.open_registry, repository_name), None)
     old, new = (upload_image(registry, runnable(text)) for text in ("old", "new"))
-    registry.move_tags({"1": old, "theirs": old})
+    move_tags(registry, {"1": old, "theirs": old})
     before = {tag: registry.find(tag) for tag in ("1", "2", "theirs")}
-    registry.move_tags(dict.fromkeys(("1", "2"), new))
-    left = registry.restore(before, dict.fromkeys(before, new.descriptor.digest))
+    move_tags(registry, dict.fromkeys(("1", "2"), new))
+    left = restore(registry, before, dict.fromkeys(before, new.descriptor.digest))
     assert left == ("2",), "this registry removes no tags"
     assert {tag: registry.find(tag) for tag in before} == {"1": old, "2": new, "theirs": old}
 
@@ -312,7 +313,7 @@ def test_registry_with_tokens_is_never_asked_for_more_to_put_tags_back(
     login = Credentials(account.name, account.password)
     registry = Registry(transport, Repository(stack.registry, repository_name), login)
     manifest = upload_image(registry, MadeImage.of(noise(10, 1)))
-    registry.move_tags({"new": manifest})
-    assert registry.restore({"new": None}, {"new": manifest.descriptor.digest}) == ("new",)
+    move_tags(registry, {"new": manifest})
+    assert restore(registry, {"new": None}, {"new": manifest.descriptor.digest}) == ("new",)
     assert service.asked[-1] == [f"repository:{repository_name}:delete"]
     assert registry.find("new") == manifest

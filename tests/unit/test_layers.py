@@ -44,7 +44,7 @@ _LAYERS = (
     # clients
     ("notary", "engine", "azure"),
     ("publisher", "dockercli", "enginesdk"),
-    ("upload",),
+    ("upload", "tags"),
     ("blobupload",),
     ("registry", "trustapi", "acr", "buildx"),
     ("authorization", "credentials", "entra"),

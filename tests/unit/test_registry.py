@@ -29,6 +29,7 @@ from signimage.registry import (
     Registry,
     base_url,
 )
+from signimage.tags import move_tags, restore
 from signimage.transport import ATTEMPTS, Transport, TransportSettings
 from unit.certificates import make_authority
 from unit.small_registry import BAD, CONTENT, GOOD, OCI, SmallRegistry, client, to
@@ -328,7 +329,7 @@ def to_put(name: str, reply: Reply) -> Callable[[Request, Reply], Reply]:
 def test_all_tags_are_moved(transport: Transport, small: SmallRegistry) -> None:
     registry = client(transport, small)
     wanted = {f"1.{number}": another(str(number % 2)) for number in range(20)}
-    registry.move_tags(wanted)
+    move_tags(registry, wanted)
     assert {tag: registry.find(tag) for tag in wanted} == wanted
 
 
@@ -338,7 +339,7 @@ def test_tag_that_cannot_be_moved_keeps_no_other_from_it_and_is_named(
     registry = client(transport, bearer)
     bearer.refused = {"2"}
     with pytest.raises(RemoteError, match=r"/manifests/2 answered 400: DENIED: locked$") as caught:
-        registry.move_tags({tag: another("x") for tag in ("1", "2", "3")})
+        move_tags(registry, {tag: another("x") for tag in ("1", "2", "3")})
     repository = f"{bearer.server.host}/team/app"
     assert caught.value.state == f"Tags of {repository} moved: 1, 3; not moved: 2"
     assert (registry.find("1"), registry.find("2")) == (another("x"), None)
@@ -360,7 +361,7 @@ def test_tag_whose_answer_was_lost_is_looked_up(
 ) -> None:
     registry = client(transport, bearer)
     bearer.lie = to_put("2", Reply(raw=b""))
-    registry.move_tags({"1": another("x"), "2": another("x")})
+    move_tags(registry, {"1": another("x"), "2": another("x")})
     assert registry.find("2") == another("x")
 
 
@@ -373,7 +374,7 @@ def test_tag_of_which_nothing_is_known_is_told_from_one_that_was_not_moved(
     )
     bearer.refused = {"3"}
     with pytest.raises(UnavailableError, match=r"/manifests/2 answered 503$") as caught:
-        registry.move_tags({tag: another("x") for tag in ("1", "2", "3")})
+        move_tags(registry, {tag: another("x") for tag in ("1", "2", "3")})
     assert caught.value.state.endswith(" moved: 1; not moved: 3; moved or not: 2")
 
 
@@ -385,7 +386,7 @@ def test_busy_registry_is_asked_again_to_move_a_tag(
     bearer.lie = lambda request, honest: (
         Reply(left.pop()) if left and request.method == "PUT" and honest.status == 201 else honest
     )
-    registry.move_tags({"1": another("x")})
+    move_tags(registry, {"1": another("x")})
     assert (registry.find("1"), left) == (another("x"), [])
 
 
@@ -407,7 +408,7 @@ def test_tag_is_moved_where_the_look_after_a_failure_finds_the_registry_back(
 
     bearer.lie = be_away
     with pytest.raises(RemoteError, match=r"/manifests/2 answered 400: DENIED: locked$") as caught:
-        registry.move_tags({"1": another("x"), "2": another("x")})
+        move_tags(registry, {"1": another("x"), "2": another("x")})
     assert caught.value.state.endswith(" moved: 1; not moved: 2")
     assert (registry.find("1"), left) == (another("x"), 0)
 
@@ -435,7 +436,7 @@ def test_no_further_tag_is_moved_once_the_step_is_canceled(
 
     threading.Thread(target=cancel).start()
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
-        registry.move_tags({str(number): another("x") for number in range(20)})
+        move_tags(registry, {str(number): another("x") for number in range(20)})
     bearer.server.requests.clear()
     canceled.set()
     for thread in set(threading.enumerate()) - threads:
@@ -451,8 +452,8 @@ def test_tags_are_put_back_and_those_that_were_not_there_removed(
     registry = client(transport, small)
     before = {tag: registry.find(tag) for tag in ("1.2", "new")}
     ours = another("ours")
-    registry.move_tags(dict.fromkeys(before, ours))
-    assert registry.restore(before, dict.fromkeys(before, ours.descriptor.digest)) == ()
+    move_tags(registry, dict.fromkeys(before, ours))
+    assert restore(registry, before, dict.fromkeys(before, ours.descriptor.digest)) == ()
     assert {tag: registry.find(tag) for tag in before} == before
 
 
@@ -462,8 +463,8 @@ def test_tag_that_somebody_else_moved_is_left_alone(
     registry = client(transport, bearer)
     before = {"1.2": registry.find("1.2"), "new": None}
     theirs = another("theirs")
-    registry.move_tags(dict.fromkeys(before, theirs))
-    assert registry.restore(before, dict.fromkeys(before, another("ours").descriptor.digest)) == ()
+    move_tags(registry, dict.fromkeys(before, theirs))
+    assert restore(registry, before, dict.fromkeys(before, another("ours").descriptor.digest)) == ()
     assert registry.find("1.2") == registry.find("new") == theirs
 
 
@@ -473,7 +474,7 @@ def test_tag_that_named_the_same_before_is_not_touched(
     registry = client(transport, bearer)
     before = registry.resolve("1.2")
     bearer.server.requests.clear()
-    assert registry.restore({"1.2": before}, {"1.2": before.descriptor.digest}) == ()
+    assert restore(registry, {"1.2": before}, {"1.2": before.descriptor.digest}) == ()
     assert bearer.server.requests == []
 
 
@@ -483,12 +484,12 @@ def test_tags_that_cannot_be_put_back_are_named(
     registry = client(transport, bearer)
     before = {tag: registry.find(tag) for tag in ("1.2", "new", "gone")}
     ours = another("ours")
-    registry.move_tags(dict.fromkeys(("1.2", "new"), ours))
+    move_tags(registry, dict.fromkeys(("1.2", "new"), ours))
     bearer.refused = {"1.2"}
-    left = registry.restore(before, dict.fromkeys(before, ours.descriptor.digest))
+    left = restore(registry, before, dict.fromkeys(before, ours.descriptor.digest))
     assert left == ("1.2", "new"), "nobody may delete here"
     bearer.lie = to_get("gone", Reply(500))
-    assert registry.restore({"gone": None}, {"gone": ours.descriptor.digest}) == ("gone",)
+    assert restore(registry, {"gone": None}, {"gone": ours.descriptor.digest}) == ("gone",)
 
 
 def test_removed_tag_is_gone_and_its_manifest_is_not(
@@ -507,7 +508,7 @@ def test_right_to_delete_is_asked_for_only_to_remove_a_tag(
 ) -> None:
     bearer.granted = ["pull", "push", "delete"]
     registry = client(transport, bearer)
-    registry.move_tags({"1": another("x")})
+    move_tags(registry, {"1": another("x")})
     registry.remove_tag("1")
     registry.find("1")
     tokens = [line for line in bearer.server.seen() if line.startswith("GET /token")]
