@@ -95,6 +95,7 @@ def _add_verify(commands: Any) -> None:
         "--signer",
         action="append",
         default=[],
+        type=_signer,
         metavar="NAME",
         help="a signer who must have signed; may be repeated",
     )
@@ -228,6 +229,13 @@ class _Told:
 
 
 # --- Looking ----------------------------------------------------------------------------------
+
+
+def _signer(text: str) -> str:
+    """Refuse a name that an unset variable left empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected the name of a signer, got none")
+    return text
 
 
 def _verify(arguments: argparse.Namespace, desk: Desk) -> int:

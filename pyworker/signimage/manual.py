@@ -7,6 +7,7 @@ it is the same under every version of Python, so that a test can compare it with
 import argparse
 import inspect
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn, final
@@ -60,6 +61,10 @@ class Command(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with one sentence about a wrong command line."""
         self.exit(2, f"signimage: {safe(message).rstrip('.')}. See {self.prog} --help.\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write *message*; argparse's own way hides that nothing could be written."""
+        (file or sys.stderr).write(message)
 
     def format_help(self) -> str:
         """Return the page, as wide as the terminal."""

@@ -197,6 +197,7 @@ def test_scripts_change_a_passphrase_by_the_environment(place: Place) -> None:
         (("signer", "add", "--key", "/dev/null", "ci", "a/b"), "/dev/null: expected PEM text"),
         (("inspect", "--root-ca", "/dev/null", "a/b"), "/dev/null: expected PEM text"),
         (("inspect", "--root-key", "1f2e", "a/b"), "--root-key: expected 64 hexadecimal digits"),
+        (("verify", "--signer", "", "a/b:1"), "expected the name of a signer, got none"),
         (("completion", "powershell"), "invalid choice: 'powershell'"),
     ],
 )
@@ -303,9 +304,14 @@ def test_a_reader_who_leaves_is_no_error_worth_a_word(place: Place, words: tuple
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_an_output_that_is_full_is_one_sentence(place: Place) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [("key", "list"), ("--help",), ("--version",)])
+def test_an_output_that_is_full_is_one_sentence(
+    place: Place, words: tuple[str, ...], unbuffered: str
+) -> None:
+    place.environment["PYTHONUNBUFFERED"] = unbuffered
     with Path("/dev/full").open("w") as full:
-        done = place.run("key", "list", stdout=full)
+        done = place.run(*words, stdout=full)
     said = "signimage: standard output: No space left on device.\n"
     assert (done.returncode, done.stderr) == (1, said)
 
