@@ -54,8 +54,9 @@ class TransportSettings:
     `ca_files` and `ca_pem` are added to the system's certificate authorities.
     `verified` is False only where an agent's administrator switched verification off; `tls` has
     the rules for that, and for the client certificate.
-    `observe` is told of every answer, as `observe("answer", method=…, url=…, status=…, ms=…)`;
-    the URL is without its query, and nothing of headers or bodies is told.
+    `observe` is told of every answer, as `observe("answer", method=…, url=…, status=…, ms=…)`, and
+    of every pause before another try, as `observe("pause", url=…, why=…, ms=…)`; the URL is without
+    its query, and nothing of headers or bodies is told.
     """
 
     ca_files: tuple[Path, ...] = ()

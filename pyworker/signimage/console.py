@@ -103,9 +103,13 @@ class Console:
         self._complain(f"signimage: {text}")
 
     def trace(self, event: str, **values: object) -> None:
-        """Tell an HTTP answer, as `TransportSettings.observe` is told; only with `--verbose`."""
-        if self.verbose and event == "answer":
-            self._complain("{method} {url} {status} ({ms} ms)".format_map(values))
+        """Tell what `TransportSettings.observe` is told of; only with `--verbose`."""
+        forms = {
+            "answer": "{method} {url} {status} ({ms} ms)",
+            "pause": "{url}: {why}; again in {ms} ms",
+        }
+        if self.verbose and event in forms:
+            self._complain(forms[event].format_map(values))
 
     def confirm(self, question: str, *, hint: str = "Repeat it with --yes") -> bool:
         """Ask *question*; True only for a typed yes.

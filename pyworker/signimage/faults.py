@@ -245,6 +245,15 @@ def is_slow_name(error: BaseException) -> bool:
     )
 
 
+def is_nobody(error: BaseException) -> bool:
+    """Tell whether nothing listens at an address, or nobody has that name."""
+    return any(
+        isinstance(cause, ConnectionRefusedError)
+        or (isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME)
+        for cause in _causes(error)
+    )
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """Yield *error* and what is behind it: urllib3 chains some causes and keeps others as args."""
     pending: list[BaseException] = [error]

@@ -40,7 +40,7 @@ from signimage.connection import (
     cut_after,
 )
 from signimage.errors import STRANGER_HINT, InputError, RemoteError, TooLargeError
-from signimage.faults import FOREIGN_ERRORS, is_slow_name, reason, too_late, unreachable
+from signimage.faults import FOREIGN_ERRORS, is_nobody, is_slow_name, reason, too_late, unreachable
 from signimage.response import (
     Credentials,
     Response,
@@ -75,6 +75,9 @@ DEADLINE_S = 60.0  # one call, all tries together
 STALL_S = 60.0  # for one part of a streamed body; at 256 KiB that is slower than any modem
 ATTEMPTS = 5
 BACKOFF_CAP_S = 8.0
+# Where nobody ever answered, the address is wrong more often than somebody is late: five tries
+# take less than a second.
+_UNMET_BACKOFF_S = 0.05
 REDIRECTS = 5  # as many as curl's users see in practice; browsers stop at 20
 CHUNK = 64 * 1024  # bytes
 ERROR_BODY_MAX = 64 * 1024  # bytes; error documents are a few hundred, proxies' pages some KiB
@@ -121,6 +124,7 @@ class Transport:
     def __init__(self, settings: TransportSettings | None = None) -> None:
         self._settings = settings or TransportSettings()
         self._connections = Connections(self._settings)
+        self._met: set[str] = set()  # origins that have answered
 
     def __enter__(self) -> "Transport":
         return self
@@ -220,10 +224,10 @@ class Transport:
 
     def _repeated(self, call: "_Call", url: str, headers: Mapping[str, str]) -> Response:
         for attempt in range(1, ATTEMPTS + 1):
-            wait_s = pause_s(self._settings.backoff_s, attempt)
             try:
                 response = self._once(call, url, headers)
             except FOREIGN_ERRORS as error:
+                wait_s, why = pause_s(self._backoff_s(error, url), attempt), reason(error)
                 if (
                     attempt == ATTEMPTS
                     or not call.may_repeat(error)
@@ -233,11 +237,19 @@ class Transport:
             else:
                 if attempt == ATTEMPTS or not call.is_worth_repeating(response):
                     return response
-                wait_s = max(wait_s, retry_after_s(response))
+                wait_s = max(pause_s(self._settings.backoff_s, attempt), retry_after_s(response))
+                why = f"the answer is {response.status}"
                 if wait_s > call.clock.left_s():
                     return response
+            self._settings.observe("pause", url=shown(url), why=why, ms=round(wait_s * 1000))
             time.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
+
+    def _backoff_s(self, error: Exception, url: str) -> float:
+        """The longest first pause after *error*."""
+        backoff_s = self._settings.backoff_s
+        is_unmet = is_nobody(error) and origin(url) not in self._met
+        return min(backoff_s, _UNMET_BACKOFF_S) if is_unmet else backoff_s
 
     def _once(self, call: "_Call", url: str, headers: Mapping[str, str]) -> Response:
         left_s = call.clock.left_s()
@@ -266,6 +278,7 @@ class Transport:
                 redirect=False,
                 preload_content=False,
             )
+        self._met.add(origin(url))
         with _released(answer):
             if answer.status == http.client.PROXY_AUTHENTICATION_REQUIRED and _is_forwarded(
                 url, self._settings

@@ -62,10 +62,14 @@ def test_quiet_says_nothing_but_errors() -> None:
     assert said.texts() == ("", "signimage: failed\n")
 
 
-def test_verbose_tells_every_answer_beside_the_result() -> None:
+def test_verbose_tells_every_pause_and_answer_beside_the_result() -> None:
     said = Said(verbose=True)
+    said.console.trace("pause", url="https://a/b", why="connection refused", ms=20)
     said.console.trace("answer", method="GET", url="https://a/b", status=200, ms=7)
-    assert said.texts() == ("", "GET https://a/b 200 (7 ms)\n")
+    assert said.texts() == (
+        "",
+        "https://a/b: connection refused; again in 20 ms\nGET https://a/b 200 (7 ms)\n",
+    )
 
 
 def test_a_table_without_rows_says_so() -> None:

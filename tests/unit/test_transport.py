@@ -338,6 +338,45 @@ def test_closing_ends_kept_connections_at_once() -> None:
         assert not thread.is_alive()
 
 
+class Pauses:
+    """Notes how long a transport pauses, in milliseconds, and why."""
+
+    def __init__(self) -> None:
+        self.ms: list[int] = []
+        self.why: set[str] = set()
+
+    def __call__(self, event: str, **values: object) -> None:
+        if event == "pause":
+            assert isinstance(values["ms"], int)
+            self.ms.append(values["ms"])
+            self.why.add(str(values["why"]))
+
+
+def test_a_server_that_nobody_ever_met_is_given_up_within_a_second() -> None:
+    """A wrong address is told before anything is built; who restarts is waited for."""
+    noted = Pauses()
+    with SmallServer(lambda _: Reply(200)) as gone:
+        address = gone.origin
+    with Transport(TransportSettings(observe=noted)) as transport:
+        for _ in range(5):
+            with pytest.raises(UnreachableError, match=r"connection refused$"):
+                get(transport, address)
+    rounds = [noted.ms[start : start + 4] for start in range(0, 20, 4)]
+    assert [len(each) for each in rounds] == [4] * 5
+    assert all(ms <= 50 * 2**number for each in rounds for number, ms in enumerate(each))
+    assert noted.why == {"connection refused"}
+
+
+def test_pauses_are_told_with_their_reason() -> None:
+    noted = Pauses()
+    with (
+        SmallServer(in_turn(Reply(503), Reply(raw=b""), Reply(200))) as server,
+        Transport(TransportSettings(observe=noted, backoff_s=0.001)) as transport,
+    ):
+        assert get(transport, server.origin).status == 200
+    assert noted.why == {"the answer is 503", "the connection was closed without an answer"}
+
+
 @pytest.mark.parametrize("fault", [Reply(503), Reply(raw=b"")])
 def test_what_may_happen_twice_is_repeated_as_the_caller_says(
     transport: Transport, fault: Reply
