@@ -26,7 +26,7 @@ from signimage.errors import (
     RemoteError,
     SignImageError,
 )
-from signimage.lookup import released, signers_of
+from signimage.lookup import released, who_signed
 from signimage.notary import TrustServer
 from signimage.oci import Digest, Reference, Repository
 from signimage.stages import Stages, Use, pinned, same_image
@@ -58,7 +58,7 @@ class Base:
         places: Where it is named, for people: `line 3`.
         repository: Where it is kept.
         digest: What is signed under the tag, or what the Dockerfile names; None if unsigned.
-        signers: Who has signed it; nobody where the repository's own key has.
+        signed_by: Who has signed it, in words.
         reason: Why it counts as unsigned, or empty.
     """
 
@@ -66,7 +66,7 @@ class Base:
     places: tuple[str, ...]
     repository: Repository
     digest: Digest | None = None
-    signers: tuple[str, ...] = ()
+    signed_by: str = ""
     reason: str = ""
 
     @property
@@ -210,9 +210,7 @@ def _tell_of(base: Base, tell: Callable[[str], None]) -> None:
     if base.is_given:
         tell(f"{base} is named by its digest")
     elif base.digest is not None:
-        tell(
-            f"{base} is {base.digest}, signed by {', '.join(base.signers) or 'the repository key'}"
-        )
+        tell(f"{base} is {base.digest}, signed by {base.signed_by}")
 
 
 class _Inspection:
@@ -264,8 +262,8 @@ class _Inspection:
             return Base(base.image, base.places, base.repository, reason=str(error))
         digest = Digest.of_raw(meta.sha256)
         self._check_tag(Reference(base.repository, tag), digest)
-        signers = signers_of(repository, tag, meta)
-        return Base(base.image, base.places, base.repository, digest, signers)
+        signed_by = who_signed(repository, tag, meta)
+        return Base(base.image, base.places, base.repository, digest, signed_by)
 
     def _check_tag(self, reference: Reference, signed: Digest) -> None:
         found = self._digest_of(reference) if self._digest_of else signed

@@ -143,6 +143,19 @@ def signers_of(repository: TrustedRepository, tag: str, meta: FileMeta) -> tuple
     )
 
 
+def who_signed(repository: TrustedRepository, tag: str, meta: FileMeta) -> str:
+    """Who signed *meta*, which is what a consumer gets for *tag*, in words.
+
+    Signers whose roles are invalid count for nothing, and what they released stays valid.
+    """
+    if names := signers_of(repository, tag, meta):
+        return ", ".join(names)
+    is_releases = repository.rejection(RELEASES) is None and is_same(
+        entry_of(repository, RELEASES, tag), meta
+    )
+    return f"{RELEASES} alone" if is_releases else "the repository key"
+
+
 def entry_of(repository: TrustedRepository, role: str, tag: str) -> FileMeta | None:
     """The entry for *tag* in *role*, if that role may hold it (rule 1).
 

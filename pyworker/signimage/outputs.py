@@ -40,7 +40,7 @@ def report(task: Task, inputs: Inputs, found: SignedTags, key_id: str) -> None:
             f"set the input rootKeys to {', '.join(found.root_key_ids)}"
         )
     for tag, reference in zip(found.tags, found.references, strict=True):
-        task.write(f"Signed by {found.who_signed(tag)}: {reference}")
+        task.write(f"Signed by {found.signed_by[tag]}: {reference}")
     is_pinned = bool(inputs.root_keys)
     facts = Facts(done, key_id, inputs.trust_server, is_pinned, inputs.login is not None)
     _add_page(task, found, summary(found, facts))

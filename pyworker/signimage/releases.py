@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from signimage.errors import InputError, NotASignerError, NotSignedError
 from signimage.keys import Signer
 from signimage.keystore import KeyStore, Passphrases
-from signimage.lookup import released, released_tags, signers, signers_of, signing_roles
+from signimage.lookup import (
+    released,
+    released_tags,
+    signers,
+    signers_of,
+    signing_roles,
+    who_signed,
+)
 from signimage.metadata import RELEASES, SNAPSHOT, TARGETS
 from signimage.notary import TrustServer
 from signimage.oci import Digest, Repository
@@ -55,7 +62,8 @@ def gate_for(
     if not passing:
         everyone = sorted({each for some in have.values() for each in some})
         missing = [each for each in needed if each not in everyone] or needed
-        raise not_signed_by(f"{name}@{digest}", missing, everyone)
+        first = who_signed(repository, tags[0], released(repository, tags[0]))
+        raise not_signed_by(f"{name}@{digest}", missing, ", ".join(everyone) or first)
     return Gate(name, passing, dict.fromkeys(passing, digest), needed)
 
 

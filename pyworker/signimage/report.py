@@ -25,6 +25,7 @@ from signimage.lookup import (
     natural,
     releasers,
     signers,
+    who_signed,
 )
 from signimage.metadata import BASE_ROLES, RELEASES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from signimage.oci import Digest
@@ -114,12 +115,14 @@ class Node:
 class Released:
     """What consumers get for a tag; `digest` is "" where there is no SHA-256 hash.
 
+    `signers` are names, `signed_by` says in words who signed it where there is no name.
     `in_registry` is what the registry has instead: "" where that is the same or nobody asked.
     """
 
     tag: str
     digest: str
     signers: tuple[str, ...]
+    signed_by: str
     in_registry: str = ""
 
 
@@ -198,7 +201,8 @@ def _released(
         has = known[tag]
         if has is None or has.text != digest:
             instead = has.text if has else ABSENT
-    return Released(tag, digest, names, instead)
+    signed_by = ", ".join(names) or who_signed(subject.repository, tag, meta)
+    return Released(tag, digest, names, signed_by, instead)
 
 
 def _signatories(repository: TrustedRepository) -> Iterator[Signatory]:

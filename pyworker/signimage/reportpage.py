@@ -302,7 +302,7 @@ def _tag_row(row: Released) -> str:
         digest += (
             f'<br><span class="state bad">registry: <code>{plain(row.in_registry)}</code></span>'
         )
-    names = plain(", ".join(row.signers)) or "<i>repository key</i>"
+    names = plain(row.signed_by) if row.signers else f"<i>{plain(row.signed_by)}</i>"
     return (
         f'<tr><th scope="row">{plain(row.tag)}</th><td>{digest}</td>'
         f'<td data-of="Signed by:">{names}</td></tr>'

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Protocol
 
 from signimage.errors import HashMismatchError, NotSignedError
-from signimage.lookup import released, signers_of
+from signimage.lookup import released, signers_of, who_signed
 from signimage.metadata import RELEASES, ROOT, TARGETS
 from signimage.notary import TrustServer
 from signimage.oci import Digest, Repository
@@ -44,7 +44,7 @@ class SignedTags:
     repository: Repository
     digests: Mapping[str, Digest]  # by tag
     signers: tuple[str, ...]  # those who signed every one of the tags
-    signers_by_tag: Mapping[str, tuple[str, ...]]
+    signed_by: Mapping[str, str]  # by tag, who signed it in words
     root_key_ids: tuple[str, ...]  # TUF key IDs, as pins name them
     expires: datetime  # when the first of root, targets and the signers' roles has to be renewed
     warnings: tuple[str, ...]
@@ -67,13 +67,10 @@ class SignedTags:
     @property
     def who(self) -> str:
         """Who signed the tags, in words."""
-        if len(set(self.signers_by_tag.values())) > 1 and not self.signers:
-            return "different signers"
-        return _in_words(self.signers)
-
-    def who_signed(self, tag: str) -> str:
-        """Who signed *tag*, in words."""
-        return _in_words(self.signers_by_tag[tag])
+        if self.signers:
+            return ", ".join(self.signers)
+        each = set(self.signed_by.values())
+        return each.pop() if len(each) == 1 else "different signers"
 
 
 def verify(
@@ -95,7 +92,7 @@ def verify(
         # Whoever deploys by tag gets what the registry has under it.
         has = registry.resolve(tag).descriptor.digest
         check_digest(f"{name}, as the registry has it", digest, has)
-        progress.done(f"{name} is {digest}, signed by {found.who_signed(tag)}")
+        progress.done(f"{name} is {digest}, signed by {found.signed_by[tag]}")
     return found
 
 
@@ -113,7 +110,7 @@ def pass_gate(gate: Gate, repository: TrustedRepository) -> SignedTags:
         check_digest(f"{name}, as it is signed", gate.digests.get(tag, digest), digest)
         have = signers_of(repository, tag, released(repository, tag))
         if missing := [each for each in gate.signers if each not in have]:
-            raise not_signed_by(name, missing, have)
+            raise not_signed_by(name, missing, found.signed_by[tag])
     return found
 
 
@@ -130,11 +127,10 @@ def check_digest(what: str, wanted: Digest, found: Digest) -> None:
         )
 
 
-def not_signed_by(name: str, missing: Iterable[str], have: Iterable[str]) -> NotSignedError:
+def not_signed_by(name: str, missing: Iterable[str], signed_by: str) -> NotSignedError:
     """The error for *name*, which those who are *missing* have not signed."""
     return NotSignedError(
-        f"{name} is not signed by {', '.join(missing)}; it is signed by "
-        f"{', '.join(have) or 'the repository key alone'}"
+        f"{name} is not signed by {', '.join(missing)}; it is signed by {signed_by}"
     )
 
 
@@ -155,15 +151,11 @@ def verified(repository: TrustedRepository, name: Repository, tags: tuple[str, .
         repository=name,
         digests={tag: Digest.of_raw(meta.sha256) for tag, meta in metas.items()},
         signers=everywhere,
-        signers_by_tag=signers,
+        signed_by={tag: who_signed(repository, tag, meta) for tag, meta in metas.items()},
         root_key_ids=root.roles[ROOT].keyids,
         expires=min(_ends(repository, everywhere)),
         warnings=tuple(repository.warnings),
     )
-
-
-def _in_words(signers: tuple[str, ...]) -> str:
-    return ", ".join(signers) or "the repository key"
 
 
 def _ends(repository: TrustedRepository, signers: tuple[str, ...]) -> Iterator[datetime]:

@@ -61,7 +61,7 @@ def asker(peer: Peer) -> Asker:
 def test_a_signed_base_is_known_by_what_was_signed(asker: Asker, policy: BasePolicy) -> None:
     found = asker.bases(f"FROM {GUN}:1.0\nCOPY --from={GUN}:1.0 x y\n", policy)
     (base,) = found.bases
-    assert (base.digest, base.signers, base.reason) == (SIGNED, ("ci",), "")
+    assert (base.digest, base.signed_by, base.reason) == (SIGNED, "ci", "")
     assert asker.told == [f"base image {GUN}:1.0 (line 1, line 2) is {SIGNED}, signed by ci"]
     assert found.warnings == ()
     assert found.pins == ({f"{GUN}:1.0": PIN} if policy.pins else {})

@@ -10,7 +10,7 @@ from signimage.filemeta import Expiry, FileMeta
 from signimage.metadata import RELEASES, TARGETS
 from signimage.oci import Digest, Repository
 from signimage.signing import check_may_sign
-from signimage.verification import verified
+from signimage.verification import Gate, pass_gate, verified
 from unit.repositories import GUN, IMAGE, NOW, GoodRepository, believe, content, good_targets, key
 
 CI = key("ci").public_key.canonical_id
@@ -69,7 +69,7 @@ def test_a_signer_of_some_tags_is_not_named_for_all() -> None:
     )
     found = verified(believe(good.files()), NAME, ("1.0", "2.0"))
     assert found.signers == ("ci",)
-    assert (found.who, found.who_signed("1.0")) == ("ci", "ci, qa")
+    assert (found.who, found.signed_by["1.0"]) == ("ci", "ci, qa")
     assert found.images == (DIGEST, Digest.of_raw(OTHER.sha256))
 
 
@@ -85,7 +85,24 @@ def test_the_repository_key_is_not_named_where_each_tag_has_another_signer() -> 
     )
     found = verified(believe(good.files()), NAME, ("1.0", "2.0"))
     assert (found.signers, found.who) == ((), "different signers")
-    assert (found.who_signed("1.0"), found.who_signed("2.0")) == ("qa", "ci")
+    assert (found.signed_by["1.0"], found.signed_by["2.0"]) == ("qa", "ci")
+
+
+def test_a_signer_whose_role_is_invalid_is_named_as_nobody() -> None:
+    """What it released stays valid; and it was not the repository key that signed it."""
+    good = GoodRepository(signers={"targets/ci": [key("qa")]})
+    good.delegated[RELEASES] = content({"1.0": IMAGE})
+    found = verified(believe(good.files()), NAME, ("1.0",))
+    assert (found.signers, found.who) == ((), "targets/releases alone")
+    gate = Gate(NAME, ("1.0",), signers=("ci",))
+    sentence = f"{NAME}:1.0 is not signed by ci; it is signed by targets/releases alone"
+    with pytest.raises(NotSignedError, match=f"^{sentence}$"):
+        pass_gate(gate, believe(good.files()))
+
+
+def test_without_signers_it_is_the_repository_key_that_signed() -> None:
+    good = GoodRepository(targets=content({"1.0": IMAGE}), delegated={})
+    assert verified(believe(good.files()), NAME, ("1.0",)).who == "the repository key"
 
 
 def test_a_tag_that_is_absent_is_not_signed() -> None:
