@@ -16,12 +16,16 @@ Result = TypeVar("Result")
 
 
 def begin(
-    calls: Mapping[Name, Callable[[], Result]], *, at_once: int, grace_s: float | None = None
+    calls: Mapping[Name, Callable[[], Result]],
+    *,
+    at_once: int,
+    grace_s: float | None = None,
+    unless: tuple[type[Exception], ...] = (),
 ) -> Callable[[], dict[Name, Result | Exception]]:
     """Begin to make all *calls*, up to *at_once* of them side by side; gives who waits for them.
 
     That one gives by name, in the order of *calls*, what each returned or raised. With *grace_s*
-    it leaves out those that go on for so long after one has failed.
+    it leaves out those that go on for so long after one has failed, *unless* by such an error.
     """
     waiting: SimpleQueue[tuple[Name, Callable[[], Result]]] = SimpleQueue()
     done: SimpleQueue[tuple[Name, Result | Exception]] = SimpleQueue()
@@ -41,7 +45,7 @@ def begin(
 
     def wait() -> dict[Name, Result | Exception]:
         try:
-            found = _collected(done, len(calls), grace_s)
+            found = _collected(done, len(calls), grace_s, unless)
         except BaseException:  # canceled: nothing further may begin
             with suppress(Empty):
                 while True:
@@ -55,7 +59,10 @@ def begin(
 
 
 def _collected(
-    done: SimpleQueue[tuple[Name, Result | Exception]], number: int, grace_s: float | None
+    done: SimpleQueue[tuple[Name, Result | Exception]],
+    number: int,
+    grace_s: float | None,
+    unless: tuple[type[Exception], ...],
 ) -> dict[Name, Result | Exception]:
     found: dict[Name, Result | Exception] = {}
     left_s = None
@@ -63,7 +70,7 @@ def _collected(
         while len(found) < number:
             name, outcome = done.get(timeout=left_s)
             found[name] = outcome
-            if isinstance(outcome, Exception):
+            if isinstance(outcome, Exception) and not isinstance(outcome, unless):
                 left_s = grace_s
     return found
 

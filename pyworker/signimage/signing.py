@@ -34,6 +34,7 @@ from signimage.errors import (
     RemoteError,
     SignImageError,
     UnavailableError,
+    UnreachableError,
 )
 from signimage.filemeta import FileMeta
 from signimage.keys import Signer
@@ -51,7 +52,8 @@ from signimage.verification import Progress, SignedTags, check_digest, verified
 _MAY_SIGN = "Key {} may sign {}"
 
 # A refusal is told although another server does not answer; of two at once, always the same one.
-_GRACE_S = 0.5
+# Where one cannot be reached, the other's answer may say more.
+_GRACE_S, _AWAY = 2.0, (UnavailableError, UnreachableError)
 _MOVES = 6  # of a tag that does not stay where it was put
 _STRAY_S = 0.05  # before the second of them; twice as long before each further one
 _LOOKS = 10  # at what a rival stores; each takes longer than it takes to store a manifest
@@ -144,7 +146,7 @@ def push_and_sign(
         "registry": registry.check_push,
         "trust server": partial(preflight, order, trust_server),
     }
-    answers = begin(questions, at_once=len(questions), grace_s=_GRACE_S)
+    answers = begin(questions, at_once=len(questions), grace_s=_GRACE_S, unless=_AWAY)
     source.check()
     if order.needs_signature_first and source.why_early:
         raise InputError(
