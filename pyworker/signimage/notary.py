@@ -99,7 +99,7 @@ class TrustServer:
     @property
     def has_root(self) -> bool:
         """Whether a root is believed already, so that the next one must follow it."""
-        return bool(self._root)
+        return self._root is not None
 
     def recent(self) -> TrustedRepository | None:
         """What the last look showed, if that was a moment ago: to publish upon, not as a proof."""

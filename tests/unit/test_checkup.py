@@ -178,12 +178,15 @@ def test_who_was_here_before_needs_no_pin(surgery: Surgery) -> None:
     assert kept(surgery.folder) == before
 
 
-def test_a_root_that_was_kept_and_is_damaged_is_no_earlier_visit(surgery: Surgery) -> None:
+def test_a_root_that_was_kept_and_is_damaged_is_a_failure(surgery: Surgery) -> None:
+    """And no first visit, on which any root would be believed."""
     surgery.peer.client(surgery.folder / "trust").refresh()
     (surgery.folder / "trust" / "tuf" / GUN / "metadata" / "root.json").write_bytes(b"rubbish")
-    found = only(surgery.findings(), "root")
-    assert found.status is Status.WARNING
-    assert found.text.startswith("nothing is pinned: on a first visit any root is believed")
+    findings = surgery.findings()
+    assert failed(findings) == ["trust-data"]
+    found = only(findings, "trust-data")
+    assert found.text.startswith(f"kept root of {GUN}")
+    assert found.remedy.endswith(f"then run: signimage repo forget {GUN}")
 
 
 def test_who_only_verifies_is_asked_for_no_key_and_no_right_to_write(surgery: Surgery) -> None:
