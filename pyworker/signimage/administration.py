@@ -89,7 +89,7 @@ def generate_key(
     private = store.add(key, name, "", passphrases.choose(name))
     try:
         write_new(public, key.public_key.to_pem(name), 0o666)
-    except BaseException:
+    except BaseException:  # Ctrl-C, too, leaves no half of a key
         private.unlink()
         raise
     return NewKey(key.public_key.canonical_id, private, public)

@@ -218,7 +218,7 @@ class _PackedLayer:
                         packed.add(piece)
                         target.write(piece)
                 content.check(self._diff_id)
-            except BaseException:
+            except BaseException:  # a cancel, too, leaves no half of a file
                 self._file.unlink(missing_ok=True)
                 raise
         return Descriptor(_LAYER_TYPE, packed.digest, packed.size)

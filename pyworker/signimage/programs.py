@@ -177,7 +177,7 @@ def _running(
         with undisturbed():
             process = _started(command, environment, complaint, question)
         yield process
-    except BaseException:
+    except BaseException:  # a cancel, too, ends what runs for us
         if process is not None:
             _end(process)
         raise

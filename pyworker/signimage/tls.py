@@ -74,7 +74,7 @@ def client_context(
         _load_client(context, client)
     if not verified:
         context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+        context.verify_mode = ssl.CERT_NONE  # rule 2
     return context
 
 

@@ -431,7 +431,7 @@ def _released(answer: urllib3.BaseHTTPResponse) -> Iterator[None]:
     """Give the connection back after a whole body, close it after anything else."""
     try:
         yield
-    except BaseException:
+    except BaseException:  # a cancel, too: what is left of the answer is read by nobody
         answer.close()
         raise
     answer.release_conn()

@@ -128,7 +128,7 @@ def _replace(path: Path, data: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
         Path(name).replace(path)
-    except BaseException as error:
+    except BaseException as error:  # Ctrl-C, too, leaves nothing behind
         with suppress(FileNotFoundError):
             Path(name).unlink()
         if isinstance(error, OSError):  # which a full disk raises without the name of a file
