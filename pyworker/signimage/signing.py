@@ -54,7 +54,7 @@ _MAY_SIGN = "Key {} may sign {}"
 # A refusal is told although another server does not answer; of two at once, always the same one.
 # Where one cannot be reached, the other's answer may say more.
 _GRACE_S, _AWAY = 2.0, (UnavailableError, UnreachableError)
-_MOVES = 6  # of a tag that does not stay where it was put
+_MOVES = 8  # of a tag that does not stay where it was put; registries far away may show it late
 _STRAY_S = 0.05  # before the second of them; twice as long before each further one
 _LOOKS = 10  # at what a rival stores; each takes longer than it takes to store a manifest
 
