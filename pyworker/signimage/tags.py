@@ -51,7 +51,7 @@ def _failed_moves(
         at_once=PARALLEL,
     )
     failed = {tag: each for tag, each in put.items() if isinstance(each, Exception)}
-    found = outcomes({tag: partial(registry.find, tag) for tag in failed}, at_once=PARALLEL)
+    found = _look_up(registry, failed)
     return {
         tag: (failed[tag], not isinstance(each, Exception))
         for tag, each in found.items()
@@ -65,7 +65,7 @@ def strayed(registry: Registry, manifests: Mapping[str, Manifest]) -> dict[str, 
     A look that fails shows nothing: distribution up to 2.8 answers 500 to whoever reads a
     manifest in the moment in which it is stored again.
     """
-    found = outcomes({tag: partial(registry.find, tag) for tag in manifests}, at_once=PARALLEL)
+    found = _look_up(registry, manifests)
     return {
         tag: manifests[tag]
         for tag, each in found.items()
@@ -93,7 +93,7 @@ def restore(
     changed = {tag: ours for tag, ours in now.items() if _digest(before.get(tag)) != ours}
     # All are looked at before any is written: distribution up to 2.8 answers 500 to whoever
     # reads a manifest in the moment in which it is stored again.
-    found = outcomes({tag: partial(registry.find, tag) for tag in changed}, at_once=PARALLEL)
+    found = _look_up(registry, changed)
     looked = {tag: each for tag, each in found.items() if not isinstance(each, Exception)}
     ours = [tag for tag, each in looked.items() if _digest(each) == changed[tag]]
     done = outcomes(
@@ -103,6 +103,10 @@ def restore(
         if isinstance(outcome, Exception) and not isinstance(outcome, SignImageError):
             raise outcome
     return tuple(tag for tag in changed if tag not in looked or done.get(tag, True) is not True)
+
+
+def _look_up(registry: Registry, tags: Iterable[str]) -> dict[str, Manifest | Exception | None]:
+    return outcomes({tag: partial(registry.find, tag) for tag in tags}, at_once=PARALLEL)
 
 
 def _put_back(registry: Registry, tag: str, before: Manifest | None) -> bool:
