@@ -221,7 +221,8 @@ def remove_signer(
         )
     others = [key_id for each in known.values() if each.name != name for key_id in each.key_ids]
     held = [key_id for key_id in dict.fromkeys(others) if store.find(key_id)]
-    held.sort(key=lambda key_id: key_id not in releasers(repository))
+    may_release = releasers(repository)
+    held.sort(key=lambda key_id: key_id not in may_release)
     keys = keys_at_hand(repository, store, passphrases, TARGETS)
     try:
         keys |= {key_id: store.load(key_id, passphrases) for key_id in held[:1]}
@@ -302,8 +303,7 @@ def sign_again(
     repository = server.refresh()
     newest = []
     for role in roles:
-        ids = canonical_ids(*repository.role_keys(role))
-        newest += [key_id for key_id in ids if store.find(key_id)][-1:]
+        newest += held_keys(repository, store, role)[-1:]
     beside = (TARGETS,) if SNAPSHOT in roles else ()  # what a new snapshot goes with
     keys = keys_at_hand(repository, store, passphrases, *roles, *beside)
     keys |= {key_id: store.load(key_id, passphrases) for key_id in newest if key_id not in keys}
@@ -400,14 +400,17 @@ def keys_at_hand(
     wanted: list[str] = []
     for name in roles:
         role, keys = repository.role_keys(name)
-        ids = canonical_ids(role, keys)
-        held = [key_id for key_id in ids if store.find(key_id)]
+        held = held_keys(repository, store, name)
         if len(held) < role.threshold:
-            raise _not_in_store(repository.gun, name, ids, store)
+            raise _not_in_store(repository.gun, name, canonical_ids(role, keys), store)
         wanted += held[: role.threshold]
-    snapshot = canonical_ids(*repository.role_keys(SNAPSHOT))
-    wanted += [key_id for key_id in snapshot if store.find(key_id)]
+    wanted += held_keys(repository, store, SNAPSHOT)
     return {key_id: store.load(key_id, passphrases) for key_id in dict.fromkeys(wanted)}
+
+
+def held_keys(repository: TrustedRepository, store: KeyStore, role: str) -> list[str]:
+    """Canonical IDs of those keys of *role* that *store* has, in the role's order."""
+    return [each for each in canonical_ids(*repository.role_keys(role)) if store.find(each)]
 
 
 def _not_in_store(gun: str, role: str, ids: Sequence[str], store: KeyStore) -> InputError:

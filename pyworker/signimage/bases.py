@@ -26,7 +26,7 @@ from signimage.errors import (
     RemoteError,
     SignImageError,
 )
-from signimage.lookup import released, who_signed
+from signimage.lookup import released, signers_of, who_signed
 from signimage.notary import TrustServer
 from signimage.oci import Digest, Reference, Repository
 from signimage.stages import Stages, Use, pinned, same_image
@@ -262,7 +262,7 @@ class _Inspection:
             return Base(base.image, base.places, base.repository, reason=str(error))
         digest = Digest.of_raw(meta.sha256)
         self._check_tag(Reference(base.repository, tag), digest)
-        signed_by = who_signed(repository, tag, meta)
+        signed_by = who_signed(repository, tag, meta, signers_of(repository, tag, meta))
         return Base(base.image, base.places, base.repository, digest, signed_by)
 
     def _check_tag(self, reference: Reference, signed: Digest) -> None:

@@ -49,9 +49,7 @@ def signers(repository: TrustedRepository) -> tuple[SignerRole, ...]:
 
 def releasers(repository: TrustedRepository) -> tuple[str, ...]:
     """Canonical IDs of the keys that may sign `targets/releases`; none where nobody may."""
-    entries = repository.targets().children(TARGETS)
-    is_there = any(entry.name == RELEASES for entry in entries)
-    return canonical_ids(*repository.role_keys(RELEASES)) if is_there else ()
+    return canonical_ids(*repository.role_keys(RELEASES)) if _has_releases(repository) else ()
 
 
 def signing_roles(
@@ -97,9 +95,8 @@ def released(repository: TrustedRepository, tag: str, *, fall_back: bool = False
         TrustError: `targets/releases` exists and is invalid.
         NotSignedError: Neither role has the tag.
     """
-    has_releases = any(entry.name == RELEASES for entry in repository.targets().delegations)
     skip = fall_back and repository.rejection(RELEASES) is not None
-    for name in (RELEASES, TARGETS) if has_releases and not skip else (TARGETS,):
+    for name in (RELEASES, TARGETS) if _has_releases(repository) and not skip else (TARGETS,):
         meta = entry_of(repository, name, tag)
         if meta is not None:
             return meta
@@ -124,9 +121,8 @@ def all_released(repository: TrustedRepository) -> dict[str, FileMeta]:
     Raises:
         TrustError: `targets/releases` exists and is invalid.
     """
-    has_releases = any(entry.name == RELEASES for entry in repository.targets().delegations)
     found: dict[str, FileMeta] = {}
-    for role in (RELEASES, TARGETS) if has_releases else (TARGETS,):
+    for role in (RELEASES, TARGETS) if _has_releases(repository) else (TARGETS,):
         for tag, meta in repository.targets(role).targets.items():
             if repository.admits(role, tag):
                 found.setdefault(tag, meta)
@@ -143,12 +139,15 @@ def signers_of(repository: TrustedRepository, tag: str, meta: FileMeta) -> tuple
     )
 
 
-def who_signed(repository: TrustedRepository, tag: str, meta: FileMeta) -> str:
+def who_signed(
+    repository: TrustedRepository, tag: str, meta: FileMeta, names: Collection[str]
+) -> str:
     """Who signed *meta*, which is what a consumer gets for *tag*, in words.
 
     Signers whose roles are invalid count for nothing, and what they released stays valid.
+    *names* are those that count, as `signers_of` has them.
     """
-    if names := signers_of(repository, tag, meta):
+    if names:
         return ", ".join(names)
     is_releases = repository.rejection(RELEASES) is None and is_same(
         entry_of(repository, RELEASES, tag), meta
@@ -170,6 +169,10 @@ def invalid_roles(repository: TrustedRepository) -> tuple[str, ...]:
     """The delegations that are not believed as they are shown."""
     names = (entry.name for entry in repository.delegations())
     return tuple(name for name in names if repository.rejection(name) is not None)
+
+
+def _has_releases(repository: TrustedRepository) -> bool:
+    return any(entry.name == RELEASES for entry in repository.targets().delegations)
 
 
 def natural(tag: str) -> list[tuple[int, int, str]]:

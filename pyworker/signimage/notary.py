@@ -270,7 +270,7 @@ class TrustServer:
         Raises:
             RootPinError: Some was, and nobody has forgotten it.
         """
-        if self._root is not None or self._floors:  # the floors outlive a deleted cache
+        if self.has_root or self._floors:  # the floors outlive a deleted cache
             raise RootPinError(
                 f"{self.gun} had trust data when we looked last, and {self.api.url} has none now",
                 hint="If it was deleted on purpose, forget it first: "

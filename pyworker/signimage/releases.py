@@ -9,6 +9,7 @@ cannot, for references by digest, which no registry can bend, and for revocation
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from signimage.administration import held_keys
 from signimage.errors import InputError, NotASignerError, NotSignedError
 from signimage.keys import Signer
 from signimage.keystore import KeyStore, Passphrases
@@ -62,8 +63,8 @@ def gate_for(
     if not passing:
         everyone = sorted({each for some in have.values() for each in some})
         missing = [each for each in needed if each not in everyone] or needed
-        first = who_signed(repository, tags[0], released(repository, tags[0]))
-        raise not_signed_by(f"{name}@{digest}", missing, ", ".join(everyone) or first)
+        signed_by = who_signed(repository, tags[0], released(repository, tags[0]), everyone)
+        raise not_signed_by(f"{name}@{digest}", missing, signed_by)
     return Gate(name, passing, dict.fromkeys(passing, digest), needed)
 
 
@@ -110,9 +111,8 @@ def shared_roles(
     """The roles of *tags* in which one key is not enough, and of which *store* has enough."""
 
     def is_shared(name: str) -> bool:
-        role, keys = repository.role_keys(name)
-        held = [each for each in canonical_ids(role, keys) if store.find(each)]
-        return 1 < role.threshold <= len(held)
+        role, _ = repository.role_keys(name)
+        return 1 < role.threshold <= len(held_keys(repository, store, name))
 
     names = (name for tag in tags for name in signing_roles(repository, tag, [key_id]))
     return tuple(filter(is_shared, dict.fromkeys(names)))
@@ -193,9 +193,8 @@ def _keys(repository: TrustedRepository, store: KeyStore, roles: Iterable[str]) 
     """The canonical IDs of as many keys as *roles* and the snapshot need, if *store* has them."""
     found = []
     for name in (*roles, SNAPSHOT):
-        role, keys = repository.role_keys(name)
-        held = [key_id for key_id in canonical_ids(role, keys) if store.find(key_id)]
-        found += held[: role.threshold]
+        role, _ = repository.role_keys(name)
+        found += held_keys(repository, store, name)[: role.threshold]
     return list(dict.fromkeys(found))
 
 

@@ -201,7 +201,7 @@ def _released(
         has = known[tag]
         if has is None or has.text != digest:
             instead = has.text if has else ABSENT
-    signed_by = ", ".join(names) or who_signed(subject.repository, tag, meta)
+    signed_by = who_signed(subject.repository, tag, meta, names)
     return Released(tag, digest, names, signed_by, instead)
 
 

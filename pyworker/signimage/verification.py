@@ -151,7 +151,9 @@ def verified(repository: TrustedRepository, name: Repository, tags: tuple[str, .
         repository=name,
         digests={tag: Digest.of_raw(meta.sha256) for tag, meta in metas.items()},
         signers=everywhere,
-        signed_by={tag: who_signed(repository, tag, meta) for tag, meta in metas.items()},
+        signed_by={
+            tag: who_signed(repository, tag, meta, signers[tag]) for tag, meta in metas.items()
+        },
         root_key_ids=root.roles[ROOT].keyids,
         expires=min(_ends(repository, everywhere)),
         warnings=tuple(repository.warnings),
